@@ -1,0 +1,93 @@
+"""Who may ask: bearer keys from the environment or from a Secrets Manager secret."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable
+
+from handler.errors import AuthenticationError, NotReadyError, StartError
+
+
+class Access:
+    """The keys of this container; none at all means it is open."""
+
+    def __init__(self, keys: Iterable[str], *, pending: bool = False) -> None:
+        """Accept *keys*; *pending* keeps the door shut until `add` brings the ones of a secret."""
+        self._digests = tuple(_digest(key) for key in keys)
+        self._pending = pending
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody may ask."""
+        return not self._pending and not self._digests
+
+    def add(self, keys: Iterable[str]) -> None:
+        """Accept *keys* too, and stop waiting for more."""
+        self._digests = (*self._digests, *(_digest(key) for key in keys))
+        self._pending = False
+
+    def check(self, authorization: str | None) -> None:
+        """Let a request pass by its Authorization header.
+
+        Every key is compared, and digests of one length are: neither time nor order tells anything of a key.
+
+        Raises:
+            AuthenticationError: no key or a wrong one.
+            NotReadyError: the secret that holds the keys has not been read yet.
+        """
+        if self._pending:
+            message = "the container is still starting; try again"
+            raise NotReadyError(message)
+        if not self._digests:
+            return
+        scheme, _, key = (authorization or "").partition(" ")
+        given = _digest(key.strip())
+        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
+        if scheme.lower() != "bearer" or not any(matches):
+            message = "send a valid key as `Authorization: Bearer KEY`"
+            raise AuthenticationError(message)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def read_secret(secret_id: str, *, attempts: int) -> list[str]:
+    """Read the keys in a Secrets Manager secret: a JSON list, a JSON object with values, or a comma list.
+
+    Raises:
+        StartError: it cannot be read or holds no key; its content is not shown.
+    """
+    import boto3  # noqa: PLC0415 - half a second that only users of a secret pay
+    from botocore.config import Config  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    config = Config(retries={"total_max_attempts": attempts, "mode": "standard"})
+    try:
+        answer = boto3.client("secretsmanager", config=config).get_secret_value(SecretId=secret_id)
+    except ClientError as exc:
+        code = exc.response.get("Error", {}).get("Code", "unknown")
+        message = f"EMBED_API_KEYS_SECRET_ID: {secret_id} cannot be read ({code}); grant secretsmanager:GetSecretValue"
+        raise StartError(message) from exc
+    except BotoCoreError as exc:
+        message = f"EMBED_API_KEYS_SECRET_ID: {secret_id} cannot be read: {exc}"
+        raise StartError(message) from exc
+    keys = _secret_keys(answer.get("SecretString") or "")
+    if not keys:
+        message = f"EMBED_API_KEYS_SECRET_ID: {secret_id} holds no key"
+        raise StartError(message)
+    return keys
+
+
+def _secret_keys(secret: str) -> list[str]:
+    try:
+        content = json.loads(secret)
+    except ValueError:
+        content = secret.split(",")
+    if isinstance(content, dict):
+        content = [item for value in content.values() for item in (value if isinstance(value, list) else [value])]
+    elif not isinstance(content, list):
+        content = [content]
+    return [str(key).strip() for key in content if str(key).strip()]

@@ -1,0 +1,226 @@
+"""Routes and error envelopes; translates, decides nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
+
+from handler import __version__
+from handler.access import Access
+from handler.errors import (
+    InternalError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    ModelNotFoundError,
+    RequestTooLargeError,
+    RouteNotFoundError,
+    ServiceError,
+)
+from handler.lifecycle import Lifecycle, State
+from handler.logs import where
+from handler.protocol import parse_request
+from handler.service import Answer, EmbeddingService, LoadedModel
+
+log = logging.getLogger(__name__)
+
+_REQUEST_ID = "embed.request_id"  # keys of the WSGI environ, which lives exactly as long as one request
+_RECEIVED = "embed.received"
+_ANSWER = "embed.answer"
+_ERROR = "embed.error"
+_PROBES = {"health", "ready", "ping"}
+_PING_STATUS = {State.READY: 200, State.STARTING: 204}  # RunPod's words for ready and initializing; 503 is unhealthy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What `/v1/models` tells besides what the engine knows."""
+
+    created: int
+    version: str
+    description: str
+    tags: tuple[str, ...]
+    maximum_completion_tokens: int | None
+
+
+def create_app(  # noqa: PLR0913 - the composition root names every collaborator once
+    service: EmbeddingService,
+    lifecycle: Lifecycle[LoadedModel],
+    access: Access,
+    *,
+    card: ModelCard,
+    max_body_bytes: int,
+    cors_allow_origins: tuple[str, ...] = (),
+) -> Flask:
+    """Build the WSGI application; it answers while the model loads."""
+    app = Flask("handler", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = max_body_bytes
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # a field of Flask's default provider
+    _add_embeddings(app, service, access)
+    _add_models(app, service, lifecycle, card)
+    _add_probes(app, service, lifecycle)
+    _add_errors(app)
+    _add_request_log(app)
+    if cors_allow_origins:
+        from flask_cors import CORS  # noqa: PLC0415 - only where browsers are let in
+
+        CORS(app, origins=list(cors_allow_origins), expose_headers=["x-request-id", "server-timing", "retry-after"])
+    return app
+
+
+def _add_embeddings(app: Flask, service: EmbeddingService, access: Access) -> None:
+    @app.post("/v1/embeddings")
+    @app.post("/embeddings")
+    @app.post("/invocations")  # SageMaker's one route
+    def embeddings() -> Response:
+        access.check(request.headers.get("Authorization"))
+        answer = service.embed(parse_request(request.get_data(cache=False)), received=request.environ[_RECEIVED])
+        request.environ[_ANSWER] = answer
+        return _response(answer)
+
+
+def _response(answer: Answer) -> Response:
+    response = Response(answer.body.content, mimetype=answer.body.mimetype, headers=answer.body.headers)
+    stages = (f"{name};dur={answer.stages_ms[name]}" for name in ("queue", "tokenize", "engine", "encode"))
+    response.headers["Server-Timing"] = ", ".join(stages)
+    return response
+
+
+def _add_models(
+    app: Flask, service: EmbeddingService, lifecycle: Lifecycle[LoadedModel], card: ModelCard
+) -> None:
+    def describe(name: str) -> dict[str, Any]:
+        model = lifecycle.model
+        return {
+            "id": name,
+            "object": "model",
+            "created": card.created,
+            "owned_by": "serverless-embeddings",
+            "root": service.rules.names[0],
+            "max_model_len": model.max_tokens if model else None,
+            "dimensions": model.dimensions if model else None,
+            "model_version": card.version,
+            "description": card.description,
+            "tags": list(card.tags),
+            "maximum_completion_tokens": card.maximum_completion_tokens,
+        }
+
+    @app.get("/v1/models")
+    @app.get("/models")
+    def models() -> dict[str, Any]:
+        return {"object": "list", "data": [describe(name) for name in service.rules.names]}
+
+    @app.get("/v1/models/<path:name>")
+    @app.get("/models/<path:name>")
+    def model(name: str) -> dict[str, Any]:
+        if name not in service.rules.names:
+            message = f"this server has no such model; it serves {', '.join(service.rules.names)}"
+            raise ModelNotFoundError(message, param="model")
+        return describe(name)
+
+
+def _add_probes(app: Flask, service: EmbeddingService, lifecycle: Lifecycle[LoadedModel]) -> None:
+    @app.get("/health")
+    def health() -> tuple[dict[str, Any], int]:
+        model = lifecycle.model
+        content = {
+            "state": lifecycle.state,
+            "version": __version__,
+            "phases_s": lifecycle.phases,
+            "in_flight": lifecycle.in_flight,
+            "model": {
+                "name": service.rules.names[0],
+                "architecture": model.architecture if model else None,
+                "dimensions": model.dimensions if model else None,
+                "max_tokens": model.max_tokens if model else None,
+                "pooling": model.pooling if model else None,
+                "normalizes": model.normalizes if model else None,
+                "dtype": model.dtype if model else None,
+                "matryoshka": str(model.matryoshka) if model else None,
+                "prompts": sorted(model.prompts.known) if model else None,
+            },
+        }
+        return content, 503 if lifecycle.state is State.FAILED else 200
+
+    @app.get("/ready")
+    def ready() -> tuple[dict[str, Any], int]:
+        return {"state": lifecycle.state}, 200 if lifecycle.state is State.READY else 503
+
+    @app.get("/ping")
+    def ping() -> tuple[str, int]:
+        return "", _PING_STATUS.get(lifecycle.state, 503)
+
+
+def _add_errors(app: Flask) -> None:
+    @app.errorhandler(ServiceError)
+    def service_error(error: ServiceError) -> Response:
+        content = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+        response: Response = app.json.response({"error": content})
+        response.status_code = error.status
+        request.environ[_ERROR] = error.code or error.type
+        if error.retry_after is not None:
+            response.headers["Retry-After"] = str(error.retry_after)
+        if error.status == 401:  # noqa: PLR2004 - RFC 9110 section 11.6.1 wants this header with it
+            response.headers["WWW-Authenticate"] = "Bearer"
+        return response
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        return service_error(_translated(error))
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        # Neither the message nor the values of a foreign exception: they may quote the client's text.
+        log.error("request_failed", extra={"error": type(error).__name__, "where": where(error)})
+        return service_error(InternalError("something broke on our side; the log has the details"))
+
+
+def _translated(error: HTTPException) -> ServiceError:
+    if isinstance(error, NotFound):
+        return RouteNotFoundError("there is nothing at this path; embeddings are at POST /v1/embeddings")
+    if isinstance(error, MethodNotAllowed):
+        return MethodNotAllowedError(f"use {', '.join(error.valid_methods or [])} at this path")
+    if isinstance(error, RequestEntityTooLarge):
+        return RequestTooLargeError("the body is larger than this server takes (EMBED_MAX_BODY_BYTES)")
+    if error.code is not None and error.code < 500:  # noqa: PLR2004 - the range of client errors
+        return InvalidRequestError(f"the request cannot be read: {error.name.lower()}")
+    return InternalError("something broke on our side; the log has the details")
+
+
+def _add_request_log(app: Flask) -> None:
+    @app.before_request
+    def begin() -> None:
+        request.environ[_RECEIVED] = time.monotonic()
+        request.environ[_REQUEST_ID] = _request_id(request.headers.get("X-Request-Id"))
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        response.headers["x-request-id"] = request.environ[_REQUEST_ID]
+        emit: Callable[..., None] = log.debug if request.endpoint in _PROBES else log.info
+        answer: Answer | None = request.environ.get(_ANSWER)
+        fields: dict[str, Any] = {
+            "request_id": request.environ[_REQUEST_ID],
+            "method": request.method,
+            "route": str(request.url_rule) if request.url_rule else None,  # the pattern, never the client's path
+            "status": response.status_code,
+            "total_ms": round(1000 * (time.monotonic() - request.environ[_RECEIVED]), 3),
+        }
+        if answer is not None:
+            fields |= {"inputs": answer.inputs, "tokens": answer.tokens, "stages_ms": answer.stages_ms}
+        if _ERROR in request.environ:
+            fields["error"] = request.environ[_ERROR]
+        emit("request", extra=fields)
+        return response
+
+
+def _request_id(sent: str | None) -> str:
+    """Keep the client's id where it is printable ASCII of at most 128 characters, else make one."""
+    if sent and len(sent) <= 128 and sent.isascii() and sent.isprintable():  # noqa: PLR2004 - said in the docstring
+        return sent
+    return f"req-{uuid.uuid4().hex}"

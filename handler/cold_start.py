@@ -1,0 +1,120 @@
+"""From settings to a model that has answered once: each phase timed, each failure one line."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from handler.encoding import finish_vectors
+from handler.engine import Core, Engine
+from handler.errors import ServiceError, StartError
+from handler.lifecycle import Lifecycle
+from handler.model_folder import ModelFolder, read_model_folder
+from handler.prompts import Prompts
+from handler.service import LoadedModel
+from handler.settings import Settings
+from handler.tokenization import LengthRule, TextTokenizer, load_tokenizer
+from handler.vllm_core import EngineOptions, VllmCore, import_vllm
+from handler.weights import check_weights, locate_model, read_ahead
+
+log = logging.getLogger(__name__)
+
+_WARM_UP_TIMEOUT_S = 300
+_UNIT_TOLERANCE = 1e-3
+
+
+def load_model(
+    settings: Settings,
+    lifecycle: Lifecycle[LoadedModel],
+    *,
+    build_context: Callable[[], AbstractContextManager[object]],
+    on_death: Callable[[], None],
+) -> LoadedModel:
+    """Load the model and embed once.
+
+    Args:
+        settings: the operator's choices.
+        lifecycle: keeps the seconds of each phase.
+        build_context: entered around the building of the engine, in the engine's thread.
+        on_death: called in the engine's thread if the engine dies later.
+
+    Raises:
+        StartError: with cause and remedy.
+    """
+    with lifecycle.phase("weights"):
+        folder = read_model_folder(locate_model(settings.model_path), matryoshka=settings.matryoshka_dimensions)
+        read_ahead(check_weights(folder.path))
+    log.info("loading", extra={"folder": str(folder.path), "architecture": folder.architecture})
+    prompts = Prompts(
+        folder.prompts,
+        default_name=settings.default_prompt_name or folder.default_prompt_name,
+        instruction_template=settings.instruction_template,
+    )
+    with lifecycle.phase("imports"):
+        import_vllm()
+    log.info("imported", extra={"seconds": lifecycle.phases["imports"]})
+    with lifecycle.phase("tokenizer"):
+        tokenizer = load_tokenizer(
+            folder.path,
+            lower_case=folder.lower_case,
+            vocab_size=folder.vocab_size,
+            trust_remote_code=bool(settings.engine_args.get("trust_remote_code", False)),
+        )
+
+    def build() -> Core:
+        with build_context():
+            return VllmCore(_engine_options(settings, folder))
+
+    with lifecycle.phase("engine"):
+        engine = Engine(build, on_death=on_death)
+        core = engine.wait_built()
+    with lifecycle.phase("warm_up"):
+        _warm_up(engine, tokenizer, core)
+    return LoadedModel(
+        tokenizer=tokenizer,
+        prompts=prompts,
+        engine=engine,
+        dimensions=core.dimensions,
+        max_tokens=core.max_model_len,
+        normalizes=folder.normalizes,
+        matryoshka=folder.matryoshka,
+        pooling=core.pooling,
+        dtype=core.dtype,
+        architecture=folder.architecture,
+    )
+
+
+def _engine_options(settings: Settings, folder: ModelFolder) -> EngineOptions:
+    return EngineOptions(
+        model=str(folder.path),
+        pooling=folder.pooling,
+        normalizes=folder.normalizes,
+        dense_layers=folder.dense_layers,
+        config_dtype=folder.dtype,
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        tensor_parallel_size=settings.tensor_parallel_size,
+        pipeline_parallel_size=settings.pipeline_parallel_size,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        enforce_eager=settings.enforce_eager,
+        load_format=settings.load_format,
+        overrides=settings.engine_args,
+    )
+
+
+def _warm_up(engine: Engine, tokenizer: TextTokenizer, core: Core) -> None:
+    """Embed two texts the way a request would; a model whose weights are broken shows here at the latest."""
+    batch = tokenizer.encode_texts(["warm-up", "a second text"], LengthRule(core.max_model_len, "truncate"))
+    try:
+        embedded = engine.embed(batch.token_ids, deadline=time.monotonic() + _WARM_UP_TIMEOUT_S)
+        vectors = finish_vectors(embedded.vectors, dimensions=None, unit_length=True)
+    except ServiceError as exc:
+        message = f"the warm-up embedding failed: {exc.message}; are the weights broken?"
+        raise StartError(message) from exc
+    if abs(float(vectors[0] @ vectors[0]) - 1) > _UNIT_TOLERANCE:
+        message = "the warm-up embedding is all zeros; are the weights broken?"
+        raise StartError(message)

@@ -1,0 +1,146 @@
+"""Vectors to what a client asked for: chunk means, Matryoshka cut, unit length, response bytes."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+import orjson
+import pybase64
+from numpy.typing import NDArray
+
+from handler.errors import InternalError
+
+Vectors = NDArray[np.float32]  # (n, dim)
+
+_DTYPES = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "fp8_e4m3": np.dtype(ml_dtypes.float8_e4m3fn),  # torch's and so vLLM's choice of the two e4m3 forms
+    "fp8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+}
+EncodingFormat = Literal["float", "base64", "bytes", "bytes_only"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How a client wants its numbers written."""
+
+    encoding_format: EncodingFormat = "float"
+    embed_dtype: str = "float32"
+    endianness: str = "native"
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A finished response body."""
+
+    content: bytes
+    mimetype: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def merge_chunks(vectors: Vectors, lengths: list[int], weights: list[int], *, unit_length: bool) -> Vectors:
+    """Join the vectors of an input's chunks to their mean, weighted by their lengths.
+
+    Args:
+        vectors: (texts, dim), one row per engine text.
+        lengths: texts per input, in order.
+        weights: tokens per engine text.
+        unit_length: bring each chunk to unit length first, as a client that averages embeddings would.
+
+    Returns:
+        (inputs, dim); the very array where no input was cut.
+    """
+    if len(lengths) == len(vectors):
+        return vectors
+    vectors = to_unit_length(vectors) if unit_length else vectors
+    weight = np.asarray(weights, dtype=np.float32)[:, None]
+    starts = np.cumsum([0, *lengths[:-1]])
+    total: Vectors = np.add.reduceat(vectors * weight, starts) / np.add.reduceat(weight, starts)
+    return total
+
+
+def to_unit_length(vectors: Vectors) -> Vectors:
+    """Scale each row of (n, dim) *vectors* to length 1; a row of zeros stays."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Vectors = vectors / np.maximum(norms, np.float32(1e-12))
+    return scaled
+
+
+def finish_vectors(vectors: Vectors, *, dimensions: int | None, unit_length: bool) -> Vectors:
+    """Cut to *dimensions* and bring to unit length; raw rows of the engine in, rows for the client out.
+
+    Raises:
+        InternalError: a row is not finite; a client must never get null for a number.
+    """
+    if dimensions is not None:
+        vectors = vectors[:, :dimensions]
+    if unit_length:
+        vectors = to_unit_length(vectors)
+    if not np.isfinite(vectors).all():
+        message = "the model computed a vector that is not finite for this input"
+        raise InternalError(message)
+    return vectors
+
+
+def encode_response(vectors: Vectors, wire: Wire, *, model: str, token_count: int) -> Body:
+    """Write (n, dim) *vectors* as the response that *wire* asks for."""
+    head = {"id": f"embd-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+    usage = {"prompt_tokens": token_count, "total_tokens": token_count}
+    if wire.encoding_format == "float":
+        rows = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(vectors)]
+        content = {**head, "object": "list", "data": rows, "usage": usage}
+        return Body(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
+    packed = _packed(vectors, wire)
+    if wire.encoding_format == "base64":
+        return Body(_base64_json(packed, {"object": "list", **head}, usage))
+    headers = {"metadata": _metadata(packed, wire, head, usage)} if wire.encoding_format == "bytes" else {}
+    return Body(packed.tobytes(), "application/octet-stream", headers)
+
+
+def _packed(vectors: Vectors, wire: Wire) -> NDArray[np.generic]:
+    """Return contiguous *vectors* in the dtype and byte order of *wire*; the same array for plain float32."""
+    packed: NDArray[np.generic] = np.ascontiguousarray(vectors).astype(_DTYPES[wire.embed_dtype], copy=False)
+    little = np.little_endian if wire.endianness == "native" else wire.endianness == "little"
+    return packed if little == np.little_endian else packed.view(f"u{packed.itemsize}").byteswap()
+
+
+def _base64_json(packed: NDArray[np.generic], head: dict[str, object], usage: dict[str, int]) -> bytes:
+    """Join the response from bytes: base64 needs no escaping, and no string object is made per row."""
+    size = packed.shape[1] * packed.itemsize
+    flat = memoryview(packed.view(np.uint8)).cast("B")
+    rows = [
+        b'{"object":"embedding","index":%d,"embedding":"%b"}'
+        % (index, pybase64.b64encode(flat[index * size : (index + 1) * size]))
+        for index in range(len(packed))
+    ]
+    return b"%b,%b%b%b%b}" % (
+        orjson.dumps(head)[:-1],
+        b'"data":[',
+        b",".join(rows),
+        b'],"usage":',
+        orjson.dumps(usage),
+    )
+
+
+def _metadata(packed: NDArray[np.generic], wire: Wire, head: dict[str, object], usage: dict[str, int]) -> str:
+    """Describe the rows the way vLLM's clients split them."""
+    size = packed.shape[1] * packed.itemsize
+    rows = [
+        {
+            "index": index,
+            "embed_dtype": wire.embed_dtype,
+            "endianness": wire.endianness,
+            "start": index * size,
+            "end": (index + 1) * size,
+            "shape": [packed.shape[1]],
+        }
+        for index in range(len(packed))
+    ]
+    return orjson.dumps({**head, "data": rows, "usage": usage}).decode()

@@ -1,0 +1,205 @@
+"""One thread that owns the engine; texts of concurrent requests share its batches.
+
+The thread sees token ids and a place for the vectors, nothing of text, JSON or HTTP. It also builds the engine:
+torch's OpenMP threads and vLLM's CPU binding belong to the thread that first computes.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handler.errors import DeadlineExceededError, EngineDeadError
+
+Vectors = NDArray[np.float32]  # (n, dim)
+
+log = logging.getLogger(__name__)
+
+
+class Core(Protocol):
+    """What the thread needs of vLLM; see `vllm_core`."""
+
+    dimensions: int
+    max_model_len: int  # tokens
+    dtype: str
+    pooling: str
+
+    def add(self, key: int, token_ids: list[int]) -> None:
+        """Queue one text under *key*."""
+
+    def abort(self, keys: list[int]) -> None:
+        """Forget texts that are still queued or running."""
+
+    def step(self) -> list[tuple[int, NDArray[np.float32]]]:
+        """Run one batch; return (key, raw vector) of each text that is finished."""
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """The texts of one request and where their vectors go."""
+
+    token_ids: list[list[int]]
+    submitted: float = field(default_factory=time.monotonic)
+    started: float = 0.0  # when the engine took it
+    vectors: Vectors | None = None
+    waiting: int = 0  # texts without a vector
+    first_key: int = 0
+    abandoned: bool = False
+    failed: bool = False
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What the engine gives back."""
+
+    vectors: Vectors  # (n, dim), raw: neither cut nor normalised
+    queue_s: float  # until the engine took the texts
+    engine_s: float  # from there to the last vector
+
+
+class Engine:
+    """A running engine thread."""
+
+    def __init__(self, build: Callable[[], Core], *, on_death: Callable[[], None]) -> None:
+        """Start the thread, which calls *build* itself; *on_death* is called there if the engine dies later."""
+        self._build = build
+        self._on_death = on_death
+        self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._core: Core | None = None
+        self._start_error: BaseException | None = None
+        self._built = threading.Event()
+        self._dead = False
+        self._running: dict[int, tuple[_Job, int]] = {}  # key -> (job, row)
+        self._next_key = 0
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def wait_built(self) -> Core:
+        """Wait for the engine and return it, to be described only; raise what building it raised."""
+        self._built.wait()
+        if self._start_error is not None:
+            raise self._start_error
+        assert self._core is not None  # noqa: S101 - for mypy: built without an error means there is a core
+        return self._core
+
+    def embed(self, token_ids: list[list[int]], *, deadline: float) -> Embedded:
+        """Embed *token_ids* before *deadline* (monotonic seconds); called from any number of threads.
+
+        Raises:
+            DeadlineExceededError: too late; the texts are taken out of the engine.
+            EngineDeadError: the engine died before the last vector.
+        """
+        job = _Job(token_ids)
+        self._inbox.put(job)
+        if self._dead:  # after the put: the dying thread empties the inbox once, whoever comes later answers itself
+            raise EngineDeadError(_DEAD)
+        if not job.done.wait(max(0.0, deadline - time.monotonic())):
+            job.abandoned = True
+            self._inbox.put(job)  # wakes the thread to take the texts out
+            message = "the request took longer than it may; send fewer or shorter inputs"
+            raise DeadlineExceededError(message)
+        if job.failed or job.vectors is None:
+            raise EngineDeadError(_DEAD)
+        finished = time.monotonic()
+        return Embedded(job.vectors, queue_s=job.started - job.submitted, engine_s=finished - job.started)
+
+    def close(self) -> None:
+        """Stop the thread and free the engine; what is still running is answered as by a dead engine."""
+        self._inbox.put(None)
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        try:
+            self._core = self._build()
+        except BaseException as exc:  # noqa: BLE001 - handed to the thread that waits for the start
+            self._start_error = exc
+            return
+        finally:
+            self._built.set()
+        try:
+            self._serve(self._core)
+        except Exception:
+            log.exception("engine_died", extra={"texts": len(self._running)})
+            self._fail_all()
+            self._on_death()
+        else:
+            self._fail_all()
+            self._core.close()
+
+    def _serve(self, core: Core) -> None:
+        while self._take(core):
+            for key, vector in core.step():
+                self._deliver(key, vector)
+
+    def _take(self, core: Core) -> bool:
+        """Move everything that waits into the engine; block while there is nothing to do. False: stop."""
+        block = not self._running
+        while True:
+            try:
+                job = self._inbox.get(block)
+            except queue.Empty:
+                return True
+            if job is None:
+                return False
+            if job.abandoned:
+                self._abort(core, job)
+            else:
+                self._start(core, job)
+            block = not self._running
+
+    def _start(self, core: Core, job: _Job) -> None:
+        job.started = time.monotonic()
+        job.waiting = len(job.token_ids)
+        job.vectors = np.empty((len(job.token_ids), core.dimensions), dtype=np.float32)
+        job.first_key = self._next_key
+        self._next_key += len(job.token_ids)
+        for row, token_ids in enumerate(job.token_ids):
+            key = job.first_key + row
+            self._running[key] = (job, row)
+            core.add(key, token_ids)
+
+    def _abort(self, core: Core, job: _Job) -> None:
+        if job.vectors is None:  # its time was up before the engine took it
+            return
+        keys = range(job.first_key, job.first_key + len(job.token_ids))
+        left = [key for key in keys if self._running.pop(key, None) is not None]
+        if left:
+            core.abort(left)
+
+    def _deliver(self, key: int, vector: NDArray[np.float32]) -> None:
+        job, row = self._running.pop(key, (None, 0))
+        if job is None or job.vectors is None:  # taken out while its batch was running
+            return
+        job.vectors[row] = vector
+        job.waiting -= 1
+        if job.waiting == 0:
+            job.done.set()
+
+    def _fail_all(self) -> None:
+        self._dead = True
+        jobs = {id(job): job for job, _ in self._running.values()}
+        while True:
+            try:
+                job = self._inbox.get_nowait()
+            except queue.Empty:
+                break
+            if job is not None:
+                jobs[id(job)] = job
+        for job in jobs.values():
+            job.failed = True
+            job.done.set()
+
+
+_DEAD = "the engine has stopped; the container is being replaced"

@@ -1,0 +1,124 @@
+"""Every failure a client can see, and the one failure an operator can see.
+
+The class is the policy (status, type, code, seconds to wait), the instance carries the message and the parameter.
+This is the only file that names HTTP statuses of errors. Messages never quote a client's text.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import ClassVar
+
+
+class StartError(Exception):
+    """The container cannot start; the message names cause and remedy in one line."""
+
+    exit_code: ClassVar[int] = 3  # gunicorn's own code for "do not start another worker"
+
+
+class ServiceError(Exception):
+    """A request that is answered with an error."""
+
+    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str | None] = None
+    retry_after: ClassVar[int | None] = None  # seconds
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        """Keep *message* for the client and *param*, the request field it is about."""
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InternalError(ServiceError):
+    """Something of ours broke; the client learns nothing of its insides."""
+
+
+class InvalidRequestError(ServiceError):
+    """The request cannot be understood or is out of range."""
+
+    status = HTTPStatus.BAD_REQUEST
+    type = "invalid_request_error"
+
+
+class ContextLengthError(InvalidRequestError):
+    """An input has more tokens than the model takes."""
+
+    code = "context_length_exceeded"
+
+
+class AuthenticationError(InvalidRequestError):
+    """No key, or a key that is not ours."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    code = "invalid_api_key"
+
+
+class ModelNotFoundError(InvalidRequestError):
+    """The named model is not the one served here."""
+
+    status = HTTPStatus.NOT_FOUND
+    code = "model_not_found"
+
+
+class RouteNotFoundError(InvalidRequestError):
+    """No such path."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class MethodNotAllowedError(InvalidRequestError):
+    """The path exists, but not for this method."""
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+
+
+class RequestTooLargeError(InvalidRequestError):
+    """The body is larger than the limit."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    code = "request_too_large"
+
+
+class OverloadedError(ServiceError):
+    """All slots are taken."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    type = "rate_limit_error"
+    code = "overloaded"
+    retry_after = 1
+
+
+class UnavailableError(ServiceError):
+    """This container cannot answer, another one or a later try can."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    retry_after = 1
+
+
+class NotReadyError(UnavailableError):
+    """The model is still loading."""
+
+    code = "not_ready"
+    retry_after = 5
+
+
+class ShuttingDownError(UnavailableError):
+    """The container has been told to stop."""
+
+    code = "shutting_down"
+
+
+class EngineDeadError(UnavailableError):
+    """The engine thread has died; the platform replaces the container."""
+
+    code = "engine_dead"
+    retry_after = 5
+
+
+class DeadlineExceededError(ServiceError):
+    """The request took longer than it may."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+    code = "timeout"

@@ -1,0 +1,63 @@
+"""gunicorn's settings: one worker process with one engine in it.
+
+Read by gunicorn in its master process, before the worker is forked and before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gunicorn.errors import HaltServer
+
+from handler.errors import StartError
+from handler.logs import logging_config
+from handler.settings import Settings, prepare_process
+from handler.worker import SPARE_THREADS
+
+if TYPE_CHECKING:
+    from gunicorn.arbiter import Arbiter
+    from gunicorn.workers.base import Worker
+
+try:
+    _settings = Settings.from_environment()
+except StartError as problem:
+    sys.stderr.write(f"cannot start:\n{problem}\n")
+    sys.exit(StartError.exit_code)
+prepare_process(_settings)
+
+bind = f"0.0.0.0:{_settings.port}"
+workers = 1  # one engine per container; the platform clones containers
+worker_class = "handler.worker.EmbeddingWorker"
+threads = _settings.max_concurrent_requests + SPARE_THREADS
+worker_connections = 2048
+preload_app = False  # CUDA must not be touched before the fork
+max_requests = 0  # a restart would be a cold start
+timeout = 0  # the start has its own deadline, requests have theirs
+graceful_timeout = int(_settings.drain_timeout_s) + 2  # the worker stops by itself before that
+keepalive = 620  # above the idle time of load balancers, the longest of which is 600 s
+backlog = 2048
+control_socket_disable = True  # its file would need a writable disk
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) and Path("/dev/shm").is_dir() else None  # noqa: S108
+logconfig_dict = logging_config(
+    level=_settings.log_level,
+    log_format=_settings.log_format,
+    service=_settings.service_name,
+    role=_settings.service_role,
+)
+
+
+def child_exit(server: Arbiter, worker: Worker) -> None:
+    """End the container when its worker ends: gunicorn would start another, and a crash while loading would loop."""
+    if server.LISTENERS:  # the master empties this list when it stops the worker itself
+        raise HaltServer(f"worker {worker.pid} has died", 1)  # noqa: EM102, TRY003 - gunicorn's own exception
+
+
+def worker_exit(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001 - gunicorn's signature
+    """Leave without Python's finalisation, which would wait for threads that never end."""
+    error = sys.exc_info()[1]
+    logging.shutdown()
+    os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 0)

@@ -1,0 +1,72 @@
+"""Log lines: an event name and fields, as JSON for machines or as text for people at a terminal."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from pathlib import Path
+from typing import Any
+
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.json import JsonFormatter
+
+# Third parties are heard only from this level on, unless LOG_LEVEL is DEBUG. vLLM warns of each of its own choices.
+_QUIET = {"vllm": "ERROR", "transformers": "ERROR", "botocore": "WARNING", "boto3": "WARNING", "urllib3": "WARNING"}
+
+
+class EventJsonFormatter(JsonFormatter):
+    """One JSON object per line: time (UTC, ISO 8601), level, event, then the fields."""
+
+    def __init__(self, **static_fields: object) -> None:
+        """Add *static_fields* to every line."""
+        super().__init__(
+            "{levelname}{name}{message}",
+            style="{",
+            rename_fields={"levelname": "level", "name": "logger", "message": "event"},
+            static_fields=static_fields,
+            timestamp="time",
+        )
+
+
+class EventTextFormatter(logging.Formatter):
+    """`12:00:01 INFO event field=value ...`."""
+
+    def __init__(self, **_static_fields: object) -> None:
+        """Leave out what is the same on every line."""
+        super().__init__("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Append the fields to the event."""
+        line = super().format(record)
+        extra = {name: value for name, value in vars(record).items() if name not in RESERVED_ATTRS}
+        return line + "".join(f" {name}={_flat(value)}" for name, value in extra.items())
+
+
+def _flat(value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{name}:{number}" for name, number in value.items())
+    return str(value)
+
+
+def logging_config(*, level: str, log_format: str, **static_fields: object) -> dict[str, Any]:
+    """Return the `logging.config.dictConfig` for every logger of the process, gunicorn's and vLLM's included."""
+    formatter = EventJsonFormatter if log_format == "json" else EventTextFormatter
+    quiet = {} if level == "DEBUG" else _QUIET
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"event": {"()": formatter, **static_fields}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "event", "stream": "ext://sys.stderr"}},
+        "root": {"level": level, "handlers": ["stderr"]},
+        "loggers": {
+            "gunicorn.error": {"level": "WARNING", "handlers": [], "propagate": True},
+            "gunicorn.access": {"level": "WARNING", "handlers": [], "propagate": True},
+            **{name: {"level": quiet_level} for name, quiet_level in quiet.items()},
+        },
+    }
+
+
+def where(exc: BaseException) -> str:
+    """Say where *exc* came from, without its message, which may quote a client's text."""
+    frames = traceback.extract_tb(exc.__traceback__)[-3:]
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))

@@ -1,0 +1,215 @@
+"""What a model folder says about itself: pooling, prompts, Matryoshka sizes, tokenizer flags.
+
+vLLM reads sentence-transformers folders loosely: some poolings are replaced by others and a Dense module that fails to
+load is only logged. Everything that it would serve differently is refused here, by name, before the engine starts.
+File formats: https://sbert.net and its `modules.json`, `*/config.json`, `config_sentence_transformers.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from handler.errors import StartError
+
+Pooling = Literal["CLS", "LAST", "MEAN"]
+
+_POOLINGS: dict[str, Pooling] = {"cls": "CLS", "mean": "MEAN", "lasttoken": "LAST"}  # what vLLM computes faithfully
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
+_ACTIVATIONS = {"identity", "tanh", "relu", "gelu", "sigmoid", "silu"}  # torch.nn.modules.activation.*, in vLLM too
+_TOKENIZER_CONFIGS = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# Trained with Matryoshka loss, but their configs do not say so (sizes from their model cards).
+_MATRYOSHKA_FAMILIES: dict[str, tuple[int, ...]] = {"gemma3_text": (512, 256, 128)}
+_QWEN3_EMBEDDING_MINIMUM = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Matryoshka:
+    """Which sizes below its own a model can be cut to: the listed ones, or any from *minimum*."""
+
+    sizes: tuple[int, ...] = ()
+    minimum: int | None = None
+
+    def allows(self, size: int) -> bool:
+        """Whether vectors may be cut to *size* numbers."""
+        return size in self.sizes or (self.minimum is not None and size >= self.minimum)
+
+    def __str__(self) -> str:
+        """Describe the sizes for an error message."""
+        if self.minimum is not None:
+            return f"any size from {self.minimum}"
+        return ", ".join(str(size) for size in self.sizes) if self.sizes else "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A checked model folder."""
+
+    path: Path
+    architecture: str
+    pooling: Pooling | None  # None: the folder does not say, vLLM's default for the architecture applies
+    normalizes: bool
+    dense_layers: int = 0
+    lower_case: bool = False
+    vocab_size: int | None = None
+    dtype: str | None = None  # of the checkpoint, as config.json calls it
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    matryoshka: Matryoshka = field(default_factory=Matryoshka)
+
+
+def read_model_folder(path: Path, *, matryoshka: Literal["any"] | tuple[int, ...] | None = None) -> ModelFolder:
+    """Read and check the folder at *path*; *matryoshka* overrides what the model says of its sizes.
+
+    Raises:
+        StartError: no such folder, unreadable or broken files, or a module that vLLM would serve differently.
+    """
+    _check_folder(path)
+    config = _read_object(path / "config.json", required=True)
+    prompts = _read_object(path / "config_sentence_transformers.json")
+    tokenizer = next((_read_object(path / name) for name in _TOKENIZER_CONFIGS if (path / name).is_file()), {})
+    modules = _read_modules(path)
+    kinds = [kind for kind, _ in modules]
+    return ModelFolder(
+        path=path,
+        architecture=(config.get("architectures") or ["?"])[0],
+        pooling=_pooling(path, modules),
+        normalizes=not modules or "Normalize" in kinds,
+        dense_layers=_check_dense(path, modules),
+        lower_case=bool(tokenizer.get("do_lower_case", False)),
+        vocab_size=config.get("vocab_size"),
+        dtype=config.get("dtype") or config.get("torch_dtype"),
+        prompts={name: text or "" for name, text in (prompts.get("prompts") or {}).items()},
+        default_prompt_name=prompts.get("default_prompt_name"),
+        matryoshka=_matryoshka(path, config, matryoshka),
+    )
+
+
+def _check_folder(path: Path) -> None:
+    if not path.is_dir():
+        message = f"model folder {path} does not exist; set EMBED_MODEL_PATH to a folder of a Hugging Face model"
+        raise StartError(message)
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except OSError as exc:
+        message = f"model folder {path} cannot be read: {exc.strerror}; give user {_user()} read access"
+        raise StartError(message) from exc
+    if "config.json" not in names:
+        message = f"model folder {path} has no config.json; EMBED_MODEL_PATH must name the folder that holds it"
+        raise StartError(message)
+
+
+def _user() -> int:
+    from os import getuid  # noqa: PLC0415 - only for this message
+
+    return getuid()
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except OSError as exc:
+        message = f"{file} cannot be read: {exc.strerror}"
+        raise StartError(message) from exc
+    except ValueError as exc:
+        message = f"{file} is not valid JSON: {exc}; download the model again"
+        raise StartError(message) from exc
+
+
+def _read_object(file: Path, *, required: bool = False) -> dict[str, Any]:
+    if not required and not file.is_file():
+        return {}
+    content = _read_json(file)
+    if not isinstance(content, dict):
+        message = f"{file} must hold a JSON object"
+        raise StartError(message)
+    return content
+
+
+def _read_modules(path: Path) -> list[tuple[str, str]]:
+    """Return (kind, folder) of each sentence-transformers module, in order."""
+    file = path / "modules.json"
+    if not file.is_file():
+        return []
+    try:
+        modules = [(str(module["type"]), str(module["path"])) for module in _read_json(file)]
+    except (TypeError, KeyError) as exc:
+        message = f"{file} is not a list of modules with type and path"
+        raise StartError(message) from exc
+    kinds = [name.rsplit(".", 1)[-1] for name, _ in modules]
+    for (name, _), kind in zip(modules, kinds, strict=True):
+        if kind not in _ORDER or not name.startswith(("sentence_transformers.", "custom_st.Transformer")):
+            message = f"{file}: module {name} is not one that vLLM computes ({', '.join(_ORDER)} are); not served"
+            raise StartError(message)
+    if kinds != sorted(kinds, key=_ORDER.index):
+        message = f"{file}: the order {', '.join(kinds)} is not what vLLM computes ({', '.join(_ORDER)}); not served"
+        raise StartError(message)
+    return [(kind, folder) for kind, (_, folder) in zip(kinds, modules, strict=True)]
+
+
+def _pooling(path: Path, modules: list[tuple[str, str]]) -> Pooling | None:
+    folders = [folder for kind, folder in modules if kind == "Pooling"]
+    if not folders:
+        return None
+    file = path / folders[0] / "config.json"
+    config = _read_object(file, required=True)
+    mode = config.get("pooling_mode") or [name for flag, name in _POOLING_FLAGS.items() if config.get(flag)] or "mean"
+    modes = [mode] if isinstance(mode, str) else list(mode)
+    if len(folders) > 1 or len(modes) > 1:
+        message = f"{file}: concatenated poolings ({', '.join(modes)}) are not something vLLM computes; not served"
+        raise StartError(message)
+    if modes[0] not in _POOLINGS:
+        message = f"{file}: vLLM has no {modes[0]} pooling ({', '.join(_POOLINGS)} are there); not served"
+        raise StartError(message)
+    if config.get("include_prompt") is False:
+        message = f"{file}: include_prompt=false (pooling without the prompt's tokens) is not in vLLM; not served"
+        raise StartError(message)
+    return _POOLINGS[modes[0]]
+
+
+def _check_dense(path: Path, modules: list[tuple[str, str]]) -> int:
+    folders = [path / folder for kind, folder in modules if kind == "Dense"]
+    for folder in folders:
+        config = _read_object(folder / "config.json", required=True)
+        if not any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin")):
+            message = f"{folder}: the Dense module has no weights (model.safetensors); download the model again"
+            raise StartError(message)
+        activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+        if not activation.startswith("torch.nn.") or activation.rsplit(".", 1)[-1].lower() not in _ACTIVATIONS:
+            message = f"{folder}: Dense with activation {activation} is not in vLLM; not served"
+            raise StartError(message)
+        for key, plain in (("use_residual", False), ("module_input_name", "sentence_embedding")):
+            if config.get(key, plain) != plain:
+                message = f"{folder}: Dense with {key}={config[key]} is not in vLLM; not served"
+                raise StartError(message)
+    return len(folders)
+
+
+def _matryoshka(path: Path, config: dict[str, Any], override: Literal["any"] | tuple[int, ...] | None) -> Matryoshka:
+    if override == "any":
+        return Matryoshka(minimum=1)
+    if override is not None:
+        return Matryoshka(sizes=override)
+    if sizes := config.get("matryoshka_dimensions"):
+        return Matryoshka(sizes=tuple(int(size) for size in sizes))
+    if config.get("is_matryoshka"):
+        return Matryoshka(minimum=1)
+    family = config.get("model_type")
+    if family == "qwen3" and (path / "modules.json").is_file():
+        return Matryoshka(minimum=_QWEN3_EMBEDDING_MINIMUM)
+    if family in _MATRYOSHKA_FAMILIES and (path / "modules.json").is_file():
+        return Matryoshka(sizes=_MATRYOSHKA_FAMILIES[family])
+    return Matryoshka()

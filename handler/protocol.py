@@ -1,0 +1,168 @@
+"""OpenAI's wire format: bytes to `EmbeddingRequest`; nothing behind it validates again.
+
+Reference: https://platform.openai.com/docs/api-reference/embeddings, plus the extra fields of vLLM's own server.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+
+from handler.errors import InvalidRequestError
+
+TokenIds = Annotated[list[int], Field(min_length=1, fail_fast=True)]
+
+_MESSAGES = {
+    "missing": "this field is required",
+    "union_tag_not_found": "must be a string, a list of strings, a list of token ids or a list of such lists",
+    "too_short": "must not be empty",
+}
+
+
+def _input_kind(value: object) -> str | None:
+    """Tell the four forms of `input` apart by the first item, so that errors speak of one form only."""
+    if isinstance(value, str):
+        return "text"
+    if not isinstance(value, list):
+        return None
+    first = value[0] if value else ""
+    if isinstance(first, str):
+        return "texts"
+    if isinstance(first, list):
+        return "token_lists"
+    return "tokens" if isinstance(first, int) and not isinstance(first, bool) else None
+
+
+Input = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[list[str], Field(min_length=1, fail_fast=True), Tag("texts")]
+    | Annotated[TokenIds, Tag("tokens")]
+    | Annotated[list[TokenIds], Field(fail_fast=True), Tag("token_lists")],
+    Discriminator(_input_kind),
+]
+
+
+class Message(BaseModel):
+    """One chat message with text content."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    role: str
+    content: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _join_text_parts(cls, value: Any) -> Any:
+        """Accept OpenAI's list form of `content` where all its parts are text."""
+        parts = value.get("content") if isinstance(value, dict) else None
+        if not isinstance(parts, list):
+            return value
+        if any(not isinstance(part, dict) or part.get("type") != "text" for part in parts):
+            message = "only text parts can be embedded; this model takes no images or audio"
+            raise ValueError(message)
+        return {**value, "content": "\n".join(str(part.get("text", "")) for part in parts)}
+
+
+class EmbeddingRequest(BaseModel):
+    """One request for embeddings; every optional field takes null for "not given"."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    input: Input | None = None
+    messages: list[Message] | None = Field(default=None, min_length=1)
+    model: str | None = None
+    encoding_format: Literal["float", "base64", "bytes", "bytes_only"] | None = None
+    embed_dtype: Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"] | None = None
+    endianness: Literal["native", "little", "big"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    user: str | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    add_special_tokens: bool | None = None
+    use_activation: bool | None = None
+    normalize: bool | None = None
+    priority: int | None = None
+    prompt_name: str | None = None
+    input_type: str | None = None
+    instruction: str | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _check_together(self) -> EmbeddingRequest:
+        if (self.input is None) == (self.messages is None):
+            message = "give either input or messages"
+            raise ValueError(message)
+        if None not in (self.use_activation, self.normalize) and self.use_activation != self.normalize:
+            message = "use_activation and normalize mean the same and must not disagree"
+            raise ValueError(message)
+        framed = {"prompt_name": self.prompt_name, "input_type": self.input_type, "instruction": self.instruction}
+        given = [name for name, value in framed.items() if value is not None]
+        if given and self.texts is None:
+            message = f"{given[0]} needs text input; token ids and messages are embedded as they are"
+            raise ValueError(message)
+        return self
+
+    @property
+    def texts(self) -> list[str] | None:
+        """The inputs as texts, or None where they are token ids or messages."""
+        if isinstance(self.input, str):
+            return [self.input]
+        if self.input is not None and isinstance(self.input[0], str):
+            return self.input  # type: ignore[return-value]  # the discriminator made them all strings
+        return None
+
+    @property
+    def token_lists(self) -> list[list[int]] | None:
+        """The inputs as token ids, or None where they are texts or messages."""
+        if self.input is None or self.texts is not None:
+            return None
+        return [self.input] if isinstance(self.input[0], int) else self.input  # type: ignore[list-item,return-value]
+
+    @property
+    def input_count(self) -> int:
+        """How many vectors are asked for."""
+        return len(self.texts or self.token_lists or [None])
+
+    @property
+    def unit_length(self) -> bool | None:
+        """Whether vectors shall have unit length; None: what the model's own modules say."""
+        return self.use_activation if self.use_activation is not None else self.normalize
+
+
+def parse_request(body: bytes) -> EmbeddingRequest:
+    """Parse and validate *body*.
+
+    Raises:
+        InvalidRequestError: not JSON (NaN, infinite numbers, lone surrogates and invalid UTF-8 are not), or a field of
+            a wrong type or out of range; the message names the field and never quotes its value.
+    """
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        message = f"the body is not valid JSON: {exc.msg} at byte {exc.pos}"
+        raise InvalidRequestError(message) from None  # the exception holds the body, which must not reach a log
+    if not isinstance(content, dict):
+        message = "the body must be a JSON object"
+        raise InvalidRequestError(message)
+    try:
+        return EmbeddingRequest.model_validate(content)
+    except ValidationError as exc:
+        raise _invalid(exc) from None
+
+
+def _invalid(exc: ValidationError) -> InvalidRequestError:
+    error = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+    # Tags of the union are not part of a path that a client knows.
+    path = [str(step) for step in error["loc"] if step not in ("text", "texts", "tokens", "token_lists")]
+    message = _MESSAGES.get(error["type"], error["msg"].removeprefix("Value error, "))
+    shown = f"{'.'.join(path)}: {message}" if path else message
+    return InvalidRequestError(shown, param=path[0] if path else _named_field(message))
+
+
+def _named_field(message: str) -> str | None:
+    """Name the field that a check of several fields together speaks of first."""
+    word = message.removeprefix("give either ").split(" ", 1)[0]
+    return word if word in EmbeddingRequest.model_fields else None

@@ -1,0 +1,185 @@
+"""The only reader (and writer) of the environment: one frozen `Settings`.
+
+A bad value stops the start with one line per problem. An `EMBED_` variable that does not exist stops it too: a typo
+must never mean the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from handler.errors import StartError
+
+PREFIX = "EMBED_"
+# What Kubernetes injects into every pod for a Service that is named "embed".
+_KUBERNETES_SERVICE = re.compile(r"EMBED_(.*SERVICE_HOST|.*SERVICE_PORT.*|PORT|PORT_\d+_(TCP|UDP).*)$")
+
+
+def _comma_list(value: object) -> object:
+    return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
+
+
+def _json(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as exc:
+        message = f"not valid JSON ({exc.msg} at character {exc.pos + 1})"
+        raise ValueError(message) from exc
+
+
+def _matryoshka(value: object) -> object:
+    return value if value == "any" else _comma_list(value)
+
+
+CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
+JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)]
+JsonList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json)]
+Matryoshka = Annotated[Literal["any"] | tuple[int, ...] | None, NoDecode, BeforeValidator(_matryoshka)]
+
+
+class Settings(BaseSettings):
+    """What an operator may choose; each field is the variable `EMBED_` + its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
+
+    # The model
+    model_path: str | None = None
+    model_name: str | None = None
+    model_aliases: CommaList = ()
+    model_version: str = "1"
+    model_description: str = ""
+    tags: JsonList = ()
+    task: Literal["embed"] = "embed"
+    embedding_task_supported: bool = True
+    maximum_completion_tokens: int | None = Field(default=None, ge=0)
+
+    # The engine
+    max_model_len: int | None = Field(default=None, ge=1)
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    max_num_batched_tokens: int | None = Field(default=None, ge=1)
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    pipeline_parallel_size: int = Field(default=1, ge=1)
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    enforce_eager: bool | None = None
+    load_format: str = "auto"
+    engine_args: JsonObject = Field(default_factory=dict)
+    cache_dir: Path | None = None
+
+    # Requests
+    max_inputs: int = Field(default=2048, ge=1)
+    max_body_bytes: int = Field(default=32 * 2**20, ge=1024)
+    long_input: Literal["error", "truncate", "chunk"] = "error"
+    token_id_input: Literal["allow", "reject"] = "allow"
+    matryoshka_dimensions: Matryoshka = None
+    default_prompt_name: str | None = None
+    instruction_template: str = "Instruct: {instruction}\nQuery:{text}"
+    check_model_name: bool = True
+    request_timeout_s: float = Field(default=120, gt=0)
+    max_concurrent_requests: int = Field(default=64, ge=1, le=1024)
+
+    # Access
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_comma_list)] = ()
+    api_keys_secret_id: str | None = None
+    trust_platform_auth: bool = False
+    cors_allow_origins: CommaList = ()
+    http_request_retries: int = Field(default=7, ge=1)
+
+    # Life
+    port: int = Field(default=8080, ge=1, le=65535, validation_alias="PORT")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", validation_alias="LOG_LEVEL")
+    log_format: Literal["json", "text"] = "json"
+    service_name: str = "serverless-embeddings"
+    service_role: str = "worker"
+    start_timeout_s: float = Field(default=900, gt=0)
+    drain_timeout_s: float = Field(default=8, ge=0)
+    cold_start_wait_s: float = Field(default=0, ge=0)
+
+    @classmethod
+    def variable(cls, field: str) -> str:
+        """Name the environment variable that sets *field*."""
+        alias = cls.model_fields[field].validation_alias
+        return alias if isinstance(alias, str) else PREFIX + field.upper()
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        """Read the environment once.
+
+        Raises:
+            StartError: one line per problem; values of secrets are not shown.
+        """
+        problems = _unknown_variables()
+        try:
+            settings = cls()
+        except ValidationError as exc:
+            problems += [_problem(cls, error) for error in exc.errors(include_url=False, include_context=False)]
+        else:
+            if not problems:
+                return settings
+        raise StartError("\n".join(problems))
+
+
+def _unknown_variables() -> list[str]:
+    known = {Settings.variable(field) for field in Settings.model_fields}
+    problems = []
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known and not _KUBERNETES_SERVICE.match(name):
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            problems.append(f"{name}: no such setting; the nearest is {close[0]}")
+    return problems
+
+
+def _problem(settings: type[Settings], error: Any) -> str:
+    field = str(error["loc"][0]) if error["loc"] else "settings"
+    # An aliased field is reported under its alias, which already is the variable.
+    variable = settings.variable(field) if field in settings.model_fields else field
+    shown = "" if "key" in field or isinstance(error["input"], dict) else f" (got {error['input']!r})"
+    return f"{variable}: {error['msg']}{shown}"
+
+
+def prepare_process(settings: Settings) -> None:
+    """Set what third parties read from the environment, before any of them is imported.
+
+    What an operator has set himself stays. Only folders that can be written are named, so that a container with a
+    read-only disk and no HOME starts.
+    """
+    cache = _cache_dir(settings)
+    defaults = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: three imports of vLLM would treble the cold start
+        "VLLM_CONFIGURE_LOGGING": "0",  # its loggers go through ours, one format for every line
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CACHE_ROOT": str(cache / "vllm"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        "FLASHINFER_WORKSPACE_BASE": str(cache / "flashinfer"),
+        "HF_HOME": str(cache / "huggingface"),
+        "XDG_CACHE_HOME": str(cache),
+        "XDG_CONFIG_HOME": str(cache / "config"),
+        "HF_HUB_OFFLINE": "1",  # weights are on mounted storage; a hub look-up only delays the start
+        "TRANSFORMERS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning OpenMP threads would fight the HTTP threads for the cores
+        "USER": "embed",  # torch asks for a user name, which an arbitrary uid has not
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    if not os.access(os.environ.get("HOME", ""), os.W_OK):
+        os.environ["HOME"] = str(cache)
+
+
+def _cache_dir(settings: Settings) -> Path:
+    if settings.cache_dir is not None:
+        return settings.cache_dir
+    home = os.environ.get("HOME", "")
+    base = Path(home, ".cache") if os.access(home, os.W_OK) else Path("/tmp")  # noqa: S108 - the one writable folder on serverless platforms
+    return base / "serverless-embeddings"

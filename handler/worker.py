@@ -1,0 +1,235 @@
+"""gunicorn's threaded worker, mended where it would fail a public embedding server.
+
+- Bytes of a request are collected in the main loop; a thread is taken only when the request is complete. A slow or
+  silent sender therefore costs memory, of which there is a limit, and never a thread.
+- On SIGTERM connections are still accepted and answered 503 while admitted requests finish; then the socket closes.
+Source: gunicorn 27.0.1, gunicorn/workers/gthread.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import selectors
+import socket
+import time
+from functools import partial
+from typing import Any
+
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
+
+from handler.lifecycle import Lifecycle
+
+SPARE_THREADS = 16  # beyond the slots: health, models, and errors while every slot is taken
+
+log = logging.getLogger(__name__)
+
+_READ_TIMEOUT_S = 60.0  # for the whole of a request
+_IO_TIMEOUT_S = 120.0  # for one blocking read, and for the writing of a whole response
+_CHUNK_BYTES = 256 * 1024
+_HEAD_BYTES = 64 * 1024  # more is handed to gunicorn's parser, which refuses it
+_BUFFERED_BYTES = 512 * 2**20  # of all requests that are still being received
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,12})[ \t]*\r\n", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.IGNORECASE)
+_EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue", re.IGNORECASE)
+_HEAD_END = b"\r\n\r\n"
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+class DeadlineSocket(socket.socket):
+    """A socket whose blocking mode has a time limit; Python counts it per read and for the whole of a `sendall`."""
+
+    @classmethod
+    def adopt(cls, other: socket.socket) -> DeadlineSocket:
+        """Take over the connection of *other*."""
+        return cls(other.family, other.type, other.proto, fileno=other.detach())
+
+    def setblocking(self, flag: bool) -> None:  # noqa: FBT001 - the signature of the standard library
+        """Block for at most the time limit."""
+        self.settimeout(_IO_TIMEOUT_S if flag else 0.0)
+
+
+class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
+    """A connection and the bytes of the request that is being received on it."""
+
+    def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any, *, limit: int) -> None:
+        """Start with nothing; *limit* is the longest body in bytes that is waited for."""
+        super().__init__(cfg, sock, client, server)
+        self.received = bytearray()
+        self._limit = limit
+        self._wanted: int | None = None  # bytes of the whole request, once its head is there
+        self._chunked = False
+        self.expects_continue = False
+
+    def init(self) -> None:
+        """Put what was received in front of the parser; called in the thread that handles the request."""
+        super().init()
+        if self.received:
+            self.parser.unreader.unread(bytes(self.received))
+        self.received = bytearray()
+        self._wanted = None
+        self._chunked = False
+
+    def is_complete(self) -> bool:
+        """Whether a thread can handle the request without waiting for the client.
+
+        What is malformed or too long counts as complete: gunicorn and the application say so to the client.
+        """
+        if self._wanted is None:
+            self._read_head()
+        if self._wanted is None:
+            return len(self.received) > _HEAD_BYTES
+        if self._chunked:
+            return self.received.endswith(_LAST_CHUNK) or len(self.received) > self._limit
+        return len(self.received) >= self._wanted
+
+    def _read_head(self) -> None:
+        end = self.received.find(_HEAD_END)
+        if end < 0:
+            return
+        head = bytes(self.received[: end + 2])
+        length = _LENGTH.search(head)
+        body = int(length[1]) if length else 0
+        self._chunked = _CHUNKED.search(head) is not None
+        # A body over the limit is refused by its length alone, without being received.
+        self._wanted = end + len(_HEAD_END) + (body if body <= self._limit else 0)
+        self.expects_continue = _EXPECT.search(head) is not None and body <= self._limit
+
+
+class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """One process, one engine."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Count what is buffered over all connections."""
+        super().__init__(*args, **kwargs)
+        self._buffered = 0  # bytes
+
+    @property
+    def _lifecycle(self) -> Lifecycle[Any]:
+        lifecycle: Lifecycle[Any] = self.wsgi.extensions["lifecycle"]
+        return lifecycle
+
+    def accept(self, listener: socket.socket) -> None:
+        """Accept a connection and wait for its request in the main loop."""
+        try:
+            client, address = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        self.nr_conns += 1
+        limit = self.wsgi.config["MAX_CONTENT_LENGTH"]
+        conn = Connection(self.cfg, DeadlineSocket.adopt(client), address, listener.getsockname(), limit=limit)
+        self._receive_from(conn)
+
+    def _receive_from(self, conn: Connection) -> None:
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + _READ_TIMEOUT_S
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_bytes, conn))
+
+    def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
+        """Receive the next request of a kept-alive connection."""
+        self.poller.unregister(client)
+        self.keepalived_conns.remove(conn)
+        self._receive_from(conn)
+        self._on_bytes(conn, client)
+
+    def _on_bytes(self, conn: Connection, client: socket.socket) -> None:
+        try:
+            data = client.recv(_CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._forget(conn)
+            conn.close()
+            self.nr_conns -= 1
+            return
+        conn.received += data
+        self._buffered += len(data)
+        if conn.is_complete():
+            self._forget(conn)
+            conn.data_ready = True
+            self.enqueue_req(conn)
+        elif self._buffered > _BUFFERED_BYTES:
+            self._refuse(conn, "503 Service Unavailable", "overloaded", "too many requests are being received")
+        elif conn.expects_continue:
+            conn.expects_continue = False
+            client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _forget(self, conn: Connection) -> None:
+        """Take *conn* out of the receiving state."""
+        self.poller.unregister(conn.sock)
+        self.pending_conns.remove(conn)
+        self._buffered -= len(conn.received)
+
+    def _refuse(self, conn: Connection, status: str, code: str, message: str) -> None:
+        """Answer without a thread and close."""
+        self._forget(conn)
+        body = f'{{"error":{{"message":"{message}","type":"server_error","param":null,"code":"{code}"}}}}'
+        head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        try:
+            conn.sock.send(f"{head}Retry-After: 1\r\nConnection: close\r\n\r\n{body}".encode())
+        except OSError:
+            log.debug("refusal_not_sent", extra={"code": code})
+        conn.close()
+        self.nr_conns -= 1
+
+    def murder_pending(self) -> None:
+        """Close connections whose request did not arrive in time."""
+        now = time.monotonic()
+        for conn in [conn for conn in self.pending_conns if conn.timeout <= now]:
+            if conn.received:
+                self._refuse(conn, "408 Request Timeout", "timeout", "the request did not arrive in time")
+            else:
+                self._forget(conn)
+                conn.close()
+                self.nr_conns -= 1
+
+    def run(self) -> None:
+        """Serve until told to stop, then drain."""
+        self.poller.register(self.method_queue.fileno(), selectors.EVENT_READ, self.method_queue.run_callbacks)
+        self.set_accept_enabled(True)
+        while self.alive and self.is_parent_alive():
+            self._turn(1.0)
+        self._drain()
+
+    def _turn(self, timeout_s: float) -> None:
+        """One round of the main loop."""
+        self.notify()
+        self.set_accept_enabled(self.nr_conns < self.worker_connections)
+        self.wait_for_and_dispatch_events(timeout=timeout_s)
+        self.murder_keepalived()
+        self.murder_pending()
+
+    def _drain(self) -> None:
+        """Finish what was admitted, answer the rest 503, close.
+
+        While the model loads there is nothing to finish and the process ends at once.
+        """
+        lifecycle = self._lifecycle
+        loading = lifecycle.model is None
+        lifecycle.drain()
+        begin = time.monotonic()
+        deadline = begin + (0 if loading else max(0.0, self.cfg.graceful_timeout - 2))
+        log.info("draining", extra={"in_flight": lifecycle.in_flight, "connections": self.nr_conns})
+        self._cap_keepalive(begin + STOP_KEEPALIVE_LINGER)
+        while lifecycle.in_flight and time.monotonic() < deadline:
+            self._turn(0.05)
+        for listener in self.sockets:  # whoever is in the backlog is answered 503, whoever comes later is refused
+            self._accept_backlog(listener)
+        self.set_accept_enabled(False)
+        for listener in self.sockets:
+            listener.close()
+        while self.nr_conns and time.monotonic() < deadline:
+            self.notify()
+            self.wait_for_and_dispatch_events(timeout=0.05)
+            self.murder_keepalived()
+            self.murder_pending()
+        log.info("stopped", extra={"unanswered": lifecycle.in_flight, "drain_s": round(time.monotonic() - begin, 3)})
+
+    def _accept_backlog(self, listener: socket.socket) -> None:
+        before = -1
+        while before != self.nr_conns:
+            before = self.nr_conns
+            self.accept(listener)
