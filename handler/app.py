@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from handler import __version__
@@ -92,9 +92,7 @@ def _response(answer: Answer) -> Response:
     return response
 
 
-def _add_models(
-    app: Flask, service: EmbeddingService, lifecycle: Lifecycle[LoadedModel], card: ModelCard
-) -> None:
+def _add_models(app: Flask, service: EmbeddingService, lifecycle: Lifecycle[LoadedModel], card: ModelCard) -> None:
     def describe(name: str) -> dict[str, Any]:
         model = lifecycle.model
         return {
@@ -161,7 +159,7 @@ def _add_errors(app: Flask) -> None:
     @app.errorhandler(ServiceError)
     def service_error(error: ServiceError) -> Response:
         content = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-        response: Response = app.json.response({"error": content})
+        response = jsonify({"error": content})
         response.status_code = error.status
         request.environ[_ERROR] = error.code or error.type
         if error.retry_after is not None:

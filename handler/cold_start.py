@@ -17,7 +17,7 @@ from handler.service import LoadedModel
 from handler.settings import Settings
 from handler.tokenization import LengthRule, TextTokenizer, load_tokenizer
 from handler.vllm_core import EngineOptions, VllmCore, import_vllm
-from handler.weights import check_weights, locate_model, read_ahead
+from handler.weights import check_weights, locate_model, overlay, read_ahead
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ def load_model(
     with lifecycle.phase("engine"):
         engine = Engine(build, on_death=on_death)
         core = engine.wait_built()
+    if folder.pooling is None:
+        log.warning("no_pooling_given", extra={"reason": "no modules.json in the folder", "pooling": core.pooling})
     with lifecycle.phase("warm_up"):
         _warm_up(engine, tokenizer, core)
     return LoadedModel(
@@ -88,7 +90,7 @@ def load_model(
 
 def _engine_options(settings: Settings, folder: ModelFolder) -> EngineOptions:
     return EngineOptions(
-        model=str(folder.path),
+        model=str(overlay(folder.path, folder.patches)),
         pooling=folder.pooling,
         normalizes=folder.normalizes,
         dense_layers=folder.dense_layers,

@@ -81,12 +81,10 @@ def finish_vectors(vectors: Vectors, *, dimensions: int | None, unit_length: boo
     """
     if dimensions is not None:
         vectors = vectors[:, :dimensions]
-    if unit_length:
-        vectors = to_unit_length(vectors)
     if not np.isfinite(vectors).all():
         message = "the model computed a vector that is not finite for this input"
         raise InternalError(message)
-    return vectors
+    return to_unit_length(vectors) if unit_length else vectors
 
 
 def encode_response(vectors: Vectors, wire: Wire, *, model: str, token_count: int) -> Body:
@@ -114,7 +112,7 @@ def _packed(vectors: Vectors, wire: Wire) -> NDArray[np.generic]:
 def _base64_json(packed: NDArray[np.generic], head: dict[str, object], usage: dict[str, int]) -> bytes:
     """Join the response from bytes: base64 needs no escaping, and no string object is made per row."""
     size = packed.shape[1] * packed.itemsize
-    flat = memoryview(packed.view(np.uint8)).cast("B")
+    flat = packed.view(np.uint8).ravel().data
     rows = [
         b'{"object":"embedding","index":%d,"embedding":"%b"}'
         % (index, pybase64.b64encode(flat[index * size : (index + 1) * size]))

@@ -53,7 +53,7 @@ logconfig_dict = logging_config(
 def child_exit(server: Arbiter, worker: Worker) -> None:
     """End the container when its worker ends: gunicorn would start another, and a crash while loading would loop."""
     if server.LISTENERS:  # the master empties this list when it stops the worker itself
-        raise HaltServer(f"worker {worker.pid} has died", 1)  # noqa: EM102, TRY003 - gunicorn's own exception
+        raise HaltServer(f"worker {worker.pid} has died", 1)  # noqa: EM102 - gunicorn's own exception
 
 
 def worker_exit(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001 - gunicorn's signature

@@ -27,13 +27,14 @@ _POOLING_FLAGS = {
 }
 _ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
 _ACTIVATIONS = {"identity", "tanh", "relu", "gelu", "sigmoid", "silu"}  # torch.nn.modules.activation.*, in vLLM too
-_TOKENIZER_CONFIGS = tuple(
+_ENCODER_CONFIGS = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 # Trained with Matryoshka loss, but their configs do not say so (sizes from their model cards).
 _MATRYOSHKA_FAMILIES: dict[str, tuple[int, ...]] = {"gemma3_text": (512, 256, 128)}
 _QWEN3_EMBEDDING_MINIMUM = 32
+_ROBERTAS = {"roberta", "xlm-roberta", "camembert"}  # their positions begin behind the padding id
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class ModelFolder:
     normalizes: bool
     dense_layers: int = 0
     lower_case: bool = False
+    patches: dict[str, dict[str, Any]] = field(default_factory=dict)  # file -> content that vLLM must see instead
     vocab_size: int | None = None
     dtype: str | None = None  # of the checkpoint, as config.json calls it
     prompts: dict[str, str] = field(default_factory=dict)
@@ -80,7 +82,8 @@ def read_model_folder(path: Path, *, matryoshka: Literal["any"] | tuple[int, ...
     _check_folder(path)
     config = _read_object(path / "config.json", required=True)
     prompts = _read_object(path / "config_sentence_transformers.json")
-    tokenizer = next((_read_object(path / name) for name in _TOKENIZER_CONFIGS if (path / name).is_file()), {})
+    encoder_file = next((name for name in _ENCODER_CONFIGS if (path / name).is_file()), _ENCODER_CONFIGS[0])
+    encoder = _read_object(path / encoder_file)
     modules = _read_modules(path)
     kinds = [kind for kind, _ in modules]
     return ModelFolder(
@@ -89,13 +92,39 @@ def read_model_folder(path: Path, *, matryoshka: Literal["any"] | tuple[int, ...
         pooling=_pooling(path, modules),
         normalizes=not modules or "Normalize" in kinds,
         dense_layers=_check_dense(path, modules),
-        lower_case=bool(tokenizer.get("do_lower_case", False)),
+        lower_case=bool(encoder.get("do_lower_case", False)),
+        patches=_config_patch(config) | _length_patch(config, encoder_file, encoder),
         vocab_size=config.get("vocab_size"),
         dtype=config.get("dtype") or config.get("torch_dtype"),
         prompts={name: text or "" for name, text in (prompts.get("prompts") or {}).items()},
         default_prompt_name=prompts.get("default_prompt_name"),
         matryoshka=_matryoshka(path, config, matryoshka),
     )
+
+
+def _config_patch(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name RoBERTa's kind of positions, which vLLM needs and Transformers 5 does not write any more."""
+    if config.get("model_type") not in _ROBERTAS or "position_embedding_type" in config:
+        return {}
+    return {"config.json": {**config, "position_embedding_type": "absolute"}}
+
+
+def _length_patch(config: dict[str, Any], file: str, encoder: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Keep vLLM from taking more tokens than there are positions; past them it reads other memory or fails.
+
+    It believes `max_seq_length` unchecked, cannot read a null there, and counts RoBERTa's padding positions as usable.
+    """
+    positions = config.get("max_position_embeddings")
+    wanted = encoder.get("max_seq_length")
+    if config.get("model_type") in _ROBERTAS and positions is not None:
+        positions -= (config.get("pad_token_id") or 0) + 1
+        wanted = wanted or positions
+    if wanted is not None and positions is not None:
+        wanted = min(wanted, positions)
+    patched = {key: value for key, value in encoder.items() if key != "max_seq_length"}
+    if wanted is not None:
+        patched["max_seq_length"] = wanted
+    return {file: patched} if patched != encoder else {}
 
 
 def _check_folder(path: Path) -> None:
@@ -187,7 +216,7 @@ def _check_dense(path: Path, modules: list[tuple[str, str]]) -> int:
         if not any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin")):
             message = f"{folder}: the Dense module has no weights (model.safetensors); download the model again"
             raise StartError(message)
-        activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+        activation = str(config.get("activation_function"))  # vLLM computes none where none is named
         if not activation.startswith("torch.nn.") or activation.rsplit(".", 1)[-1].lower() not in _ACTIVATIONS:
             message = f"{folder}: Dense with activation {activation} is not in vLLM; not served"
             raise StartError(message)
@@ -199,17 +228,14 @@ def _check_dense(path: Path, modules: list[tuple[str, str]]) -> int:
 
 
 def _matryoshka(path: Path, config: dict[str, Any], override: Literal["any"] | tuple[int, ...] | None) -> Matryoshka:
-    if override == "any":
-        return Matryoshka(minimum=1)
+    family = config.get("model_type")
+    trained = (path / "modules.json").is_file()  # a family's base model has none, its embedding model has
     if override is not None:
-        return Matryoshka(sizes=override)
+        return Matryoshka(minimum=1) if override == "any" else Matryoshka(sizes=override)
     if sizes := config.get("matryoshka_dimensions"):
         return Matryoshka(sizes=tuple(int(size) for size in sizes))
     if config.get("is_matryoshka"):
         return Matryoshka(minimum=1)
-    family = config.get("model_type")
-    if family == "qwen3" and (path / "modules.json").is_file():
+    if family == "qwen3" and trained:
         return Matryoshka(minimum=_QWEN3_EMBEDDING_MINIMUM)
-    if family in _MATRYOSHKA_FAMILIES and (path / "modules.json").is_file():
-        return Matryoshka(sizes=_MATRYOSHKA_FAMILIES[family])
-    return Matryoshka()
+    return Matryoshka(sizes=_MATRYOSHKA_FAMILIES.get(str(family), ()) if trained else ())

@@ -111,7 +111,7 @@ class EmbeddingRequest(BaseModel):
         if isinstance(self.input, str):
             return [self.input]
         if self.input is not None and isinstance(self.input[0], str):
-            return self.input  # type: ignore[return-value]  # the discriminator made them all strings
+            return self.input
         return None
 
     @property

@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     max_inputs: int = Field(default=2048, ge=1)
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024)
     long_input: Literal["error", "truncate", "chunk"] = "error"
-    token_id_input: Literal["allow", "reject"] = "allow"
+    token_id_input: Literal["allow", "reject"] = "allow"  # noqa: S105 - no password
     matryoshka_dimensions: Matryoshka = None
     default_prompt_name: str | None = None
     instruction_template: str = "Instruct: {instruction}\nQuery:{text}"
@@ -122,7 +122,7 @@ class Settings(BaseSettings):
         try:
             settings = cls()
         except ValidationError as exc:
-            problems += [_problem(cls, error) for error in exc.errors(include_url=False, include_context=False)]
+            problems += _problems(exc)
         else:
             if not problems:
                 return settings
@@ -139,12 +139,20 @@ def _unknown_variables() -> list[str]:
     return problems
 
 
-def _problem(settings: type[Settings], error: Any) -> str:
-    field = str(error["loc"][0]) if error["loc"] else "settings"
+def _problems(exc: ValidationError) -> list[str]:
+    """Return one line per variable; a field of several allowed types has one error for each of them."""
+    errors: dict[str, list[Any]] = {}
+    for error in exc.errors(include_url=False, include_context=False):
+        errors.setdefault(str(error["loc"][0]), []).append(error)
+    return [_problem(field, found) for field, found in errors.items()]
+
+
+def _problem(field: str, errors: list[Any]) -> str:
     # An aliased field is reported under its alias, which already is the variable.
-    variable = settings.variable(field) if field in settings.model_fields else field
-    shown = "" if "key" in field or isinstance(error["input"], dict) else f" (got {error['input']!r})"
-    return f"{variable}: {error['msg']}{shown}"
+    variable = Settings.variable(field) if field in Settings.model_fields else field
+    said = " or ".join(error["msg"] for error in errors)
+    shown = "" if "key" in field or isinstance(errors[0]["input"], dict) else f" (got {errors[-1]['input']!r})"
+    return f"{variable}: {said}{shown}"
 
 
 def prepare_process(settings: Settings) -> None:

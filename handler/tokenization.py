@@ -162,9 +162,7 @@ def load_tokenizer(path: Path, *, lower_case: bool, vocab_size: int | None, trus
     from transformers import AutoTokenizer  # noqa: PLC0415 - takes a second; the server answers while it loads
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            path, local_files_only=True, trust_remote_code=trust_remote_code
-        )
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as exc:  # Transformers raises anything from OSError to RecursionError here
         message = f"the tokenizer in {path} cannot be loaded: {_first_line(exc)}"
         raise StartError(message) from exc

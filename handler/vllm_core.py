@@ -1,7 +1,7 @@
 """The only importer of vLLM: builds its engine core in this process and steps it.
 
-`EngineCore` is driven directly, as vLLM's own `LLMEngine` does behind its in-process client: the layers above it render,
-tokenise and make one output object per text, none of which embedding token ids needs.
+`EngineCore` is driven directly, as vLLM's own `LLMEngine` does behind its in-process client: the layers above it
+render, tokenise and make one output object per text, none of which embedding token ids needs.
 Source: vllm/v1/engine/core.py and core_client.py of vLLM 0.32.
 """
 
@@ -132,9 +132,7 @@ class VllmCore:
 
     def add(self, key: int, token_ids: list[int]) -> None:
         """Queue one text under *key*."""
-        request = self._request(
-            str(key), token_ids, None, self._params, block_hasher=self._core.request_block_hasher
-        )
+        request = self._request(str(key), token_ids, None, self._params, block_hasher=self._core.request_block_hasher)
         self._core.scheduler.add_request(request)
 
     def abort(self, keys: list[int]) -> None:
@@ -209,9 +207,9 @@ def check_engine_args(engine_args: type, arguments: Mapping[str, Any]) -> dict[s
         StartError: one line per unknown name (with the nearest real one) or wrong value.
     """
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
-    from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation  # noqa: PLC0415
+    from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError  # noqa: PLC0415
 
-    types = {entry.name: entry.type for entry in dataclasses.fields(engine_args)}
+    types: dict[str, Any] = {entry.name: entry.type for entry in dataclasses.fields(engine_args)}
     checked: dict[str, Any] = {}
     problems = []
     for name, value in arguments.items():
@@ -223,7 +221,7 @@ def check_engine_args(engine_args: type, arguments: Mapping[str, Any]) -> dict[s
             checked[name] = TypeAdapter(types[name]).validate_python(value)
         except ValidationError as exc:
             problems.append(f"EMBED_ENGINE_ARGS: {name}: {exc.errors()[0]['msg']} (got {value!r})")
-        except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):  # a few types only vLLM itself can check
+        except (PydanticUserError, PydanticUndefinedAnnotation):  # a few types only vLLM itself can check
             checked[name] = value
     if problems:
         raise StartError("\n".join(problems))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from handler.errors import StartError
 
@@ -67,7 +69,7 @@ def _check_safetensors(file: Path) -> None:
     try:
         with file.open("rb") as stream:
             header_bytes = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(header_bytes)) if 0 < header_bytes <= _HEADER_LIMIT_BYTES else None
+            header: dict[str, Any] = json.loads(stream.read(min(header_bytes, _HEADER_LIMIT_BYTES)))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         whole = file.stat().st_size == 8 + header_bytes + max(ends, default=0)
     except FileNotFoundError as exc:
@@ -100,3 +102,16 @@ def _read_part(file: Path, offset: int) -> None:
         os.preadv(descriptor, [bytearray(_CHUNK_BYTES)], offset)
     finally:
         os.close(descriptor)
+
+
+def overlay(folder: Path, patches: dict[str, dict[str, Any]]) -> Path:
+    """Return a folder of links to *folder* in which the files in *patches* have other contents; it may be read-only."""
+    if not patches:
+        return folder
+    view = Path(tempfile.mkdtemp(prefix="embed-model-"))
+    for entry in folder.iterdir():
+        if entry.name not in patches:
+            (view / entry.name).symlink_to(entry.resolve())
+    for name, content in patches.items():
+        (view / name).write_text(json.dumps(content))
+    return view

@@ -121,7 +121,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._receive_from(conn)
 
     def _receive_from(self, conn: Connection) -> None:
-        conn.sock.setblocking(False)
+        conn.sock.settimeout(0.0)
         conn.timeout = time.monotonic() + _READ_TIMEOUT_S
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_bytes, conn))

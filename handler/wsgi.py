@@ -53,7 +53,9 @@ def create_app() -> Flask:
         cors_allow_origins=settings.cors_allow_origins,
     )
     app.extensions["lifecycle"] = lifecycle  # for the gunicorn worker, which has only the application
-    threading.Thread(target=_cold_start, args=(settings, lifecycle, access, app), name="cold-start", daemon=True).start()
+    threading.Thread(
+        target=_cold_start, args=(settings, lifecycle, access, app), name="cold-start", daemon=True
+    ).start()
     return app
 
 
@@ -68,7 +70,7 @@ def _rules(settings: Settings) -> Rules:
         check_model_name=settings.check_model_name,
         max_inputs=settings.max_inputs,
         long_input=settings.long_input,
-        allow_token_ids=settings.token_id_input == "allow",
+        allow_token_ids=settings.token_id_input == "allow",  # noqa: S105 - no password
         supported=settings.embedding_task_supported,
         request_timeout_s=settings.request_timeout_s,
     )

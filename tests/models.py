@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers as hf
@@ -21,14 +21,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 Json = Mapping[str, Any]
 
 DIM = 64
-SHAPE: dict[str, Any] = {
-    "hidden_size": DIM,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,  # of 32 each: vLLM's CPU attention takes none below 32
-    "intermediate_size": 96,
-}
+# Heads are 32 wide: vLLM's CPU attention loads smaller ones and fails at the first batch.
+SHAPE: Json = {"hidden_size": DIM, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
 CORPUS = """
-The worker answers every request with one vector for each text, in the order in which the texts were sent.
 Embeddings are dense vector representations of text that capture semantic meaning; search, clustering and
 classification compare them. A short query finds long passages: "Where is the Eiffel Tower?" finds a page about Paris.
 What is the capital of France, and who wrote Faust? Instruct: Given a web search query, retrieve relevant passages
@@ -41,6 +36,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 INSTRUCTION = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 
 
@@ -53,10 +49,8 @@ def _pieces() -> tuple[list[str], list[str], list[str]]:
 
 def _train(tokenizer: Tokenizer, special: list[str]) -> Tokenizer:
     """Train byte-level BPE, which gives the same file every time."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
+    chars = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=700, show_progress=False, special_tokens=special, initial_alphabet=chars)
     tokenizer.train_from_iterator(CORPUS.splitlines(), trainer)
     return tokenizer
 
@@ -70,9 +64,8 @@ def _template(tokenizer: Tokenizer, template: str) -> processors.TemplateProcess
 def _bert(folder: Path, *, truncating: bool = False) -> hf.PreTrainedConfig:
     """Make a BERT with a cased tokenizer, whose tokenizer.json may cut and pad to 16 tokens as MiniLM's does to 128."""
     words, ends, chars = _pieces()
-    tails = [f"##{piece}" for piece in ends + chars]
-    pieces = dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *chars, *words, *tails])
-    vocab = {piece: index for index, piece in enumerate(pieces)}
+    pieces = [*BERT_TOKENS, *chars, *words, *(f"##{piece}" for piece in ends + chars)]
+    vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = hf.BertTokenizer(vocab=vocab, do_lower_case=False, strip_accents=False, model_max_length=64)
     if truncating:
         tokenizer.backend_tokenizer.enable_truncation(16)
@@ -89,23 +82,22 @@ def _xlm_roberta(folder: Path) -> hf.PreTrainedConfig:
     scores |= dict.fromkeys([f"▁{word}" for word in words], -6.0) | {"<mask>": 0.0}
     hf.XLMRobertaTokenizer(vocab=list(scores.items()), model_max_length=128).save_pretrained(folder)
     size = {"vocab_size": len(scores), "max_position_embeddings": 130, "pad_token_id": 1, "type_vocab_size": 1}
-    return hf.XLMRobertaConfig(**(SHAPE | size))
+    return hf.XLMRobertaConfig(**{**SHAPE, **size})
 
 
 def _modernbert(folder: Path) -> hf.PreTrainedConfig:
     """Make a ModernBERT with a global and a local layer; the local one sees 8 tokens to each side."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     blank = Tokenizer(models.BPE())
     blank.pre_tokenizer, blank.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    backend = _train(blank, special)
+    backend = _train(blank, BERT_TOKENS)
     backend.post_processor = _template(backend, "[CLS] $A [SEP]")
     backend.save(str(folder / "tokenizer.json"))
-    names = {f"{name.strip('[]').lower()}_token": name for name in special}
+    names = {f"{name.strip('[]').lower()}_token": name for name in BERT_TOKENS}
     options = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 256, **names}
     _write_json(folder / "tokenizer_config.json", options)
     ids = {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
     size = {"vocab_size": backend.get_vocab_size(), "max_position_embeddings": 256, "local_attention": 16}
-    return hf.ModernBertConfig(**(SHAPE | ids | size))
+    return hf.ModernBertConfig(**{**SHAPE, **ids, **size})
 
 
 def _qwen3(folder: Path, *, eos_by_flag: bool = False) -> hf.PreTrainedConfig:
@@ -127,7 +119,7 @@ def _qwen3(folder: Path, *, eos_by_flag: bool = False) -> hf.PreTrainedConfig:
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
     ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     size = {"vocab_size": backend.get_vocab_size(), "max_position_embeddings": 256}
-    return hf.Qwen3Config(**(SHAPE | heads | ids | size))
+    return hf.Qwen3Config(**{**SHAPE, **heads, **ids, **size})
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +175,7 @@ TRANSFORMER, NORMALIZE = Module(OLD + "Transformer"), Module(OLD + "Normalize")
 CLS, MEAN, LAST = _pooling("cls_token"), _pooling("mean_tokens"), _pooling("lasttoken")
 LAYER_NORM = Module(OLD + "LayerNorm", {"dimension": DIM}, {"norm.weight": (DIM,), "norm.bias": (DIM,)})
 TANH, IDENTITY = "activation.Tanh", "linear.Identity"
+PROMPTS = {"prompts": {"query": "query: ", "document": "passage: "}, "default_prompt_name": "document"}
 
 
 def _bert_recipe(*modules: Module, truncating: bool = False, lower: bool = False, **more: Json) -> Recipe:
@@ -222,12 +215,7 @@ RECIPES = {
     "qwen3-eos-flag": _qwen3_recipe(eos_by_flag=True),
     "bert-lower": _bert_recipe(CLS, lower=True),
     "bert-truncating": _bert_recipe(MEAN, NORMALIZE, truncating=True),
-    "bert-matryoshka": _bert_recipe(
-        MEAN,
-        NORMALIZE,
-        config={"matryoshka_dimensions": [16, 32]},
-        prompts={"prompts": {"query": "query: ", "document": "passage: "}, "default_prompt_name": "document"},
-    ),
+    "bert-matryoshka": _bert_recipe(MEAN, NORMALIZE, config={"matryoshka_dimensions": [16, 32]}, prompts=PROMPTS),
 }
 NAMES: tuple[str, ...] = tuple(RECIPES)
 
@@ -276,8 +264,7 @@ def _build(recipe: Recipe, folder: Path) -> Path:
 
 
 def _write_model(recipe: Recipe, folder: Path) -> None:
-    from_config: Any = hf.AutoModel.from_config  # has no types of its own
-    model = from_config(recipe.backbone(folder))
+    model = cast("Any", hf.AutoModel).from_config(recipe.backbone(folder))  # which has no types
     values = _random({name: tuple(value.shape) for name, value in model.named_parameters()})
     model.load_state_dict(values, strict=False)  # not strict: position_ids and the like stay
     model.save_pretrained(folder)
@@ -286,28 +273,27 @@ def _write_model(recipe: Recipe, folder: Path) -> None:
 
 
 def _write_modules(recipe: Recipe, folder: Path) -> None:
-    entries = []
+    entries: list[Json] = []
     for index, module in enumerate(recipe.modules):
-        path = f"{index}_{module.type.rsplit('.', 1)[1]}" if index else ""
+        path = f"{index}_{module.type.rsplit('.', 1)[1]}" if index else ""  # the transformer's is the root
         entries.append({"idx": index, "name": str(index), "path": path, "type": module.type})
-        if module.config:
-            _write_json(folder / path / "config.json", module.config)
+        _write_json(folder / path / "config.json", module.config)
         if module.weights:
             save_file(_random(module.weights), folder / path / "model.safetensors")
     _write_json(folder / "modules.json", entries)
-    if recipe.sentence_bert:
-        _write_json(folder / "sentence_bert_config.json", recipe.sentence_bert)
-    if recipe.prompts:
-        _write_json(folder / "config_sentence_transformers.json", recipe.prompts)
+    _write_json(folder / "sentence_bert_config.json", recipe.sentence_bert)
+    _write_json(folder / "config_sentence_transformers.json", recipe.prompts)
 
 
 def _random(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """Draw each tensor, biases too: a start as for training (small, biases 0) makes all texts alike."""
+    """Draw every tensor, biases too: with a usual start (small, biases 0) all texts come out alike."""
     generator = torch.Generator().manual_seed(0)
     drawn = {name: 0.25 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     return {name: value + name.lower().endswith("norm.weight") for name, value in drawn.items()}
 
 
-def _write_json(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _write_json(path: Path, value: Json | list[Json]) -> None:
+    """Write *value*; nothing is written for an empty one."""
+    if value:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

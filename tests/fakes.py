@@ -1,0 +1,82 @@
+"""Stand-ins for unit tests of one module; nothing that several modules do together is tested with them."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPECIAL_BEFORE, SPECIAL_AFTER = 1, 2
+VOCABULARY = 256 + 3
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What the Rust tokenizer returns for one text."""
+
+    ids: list[int]
+
+
+class ByteTokenizer:
+    """One token per byte (its value + 3), with one special token in front and one behind."""
+
+    def __init__(self, *, special: bool = True) -> None:
+        """*special* False: a tokenizer that adds none, as some decoders have."""
+        self._special = special
+
+    def encode_batch_fast(self, texts: list[str], *, add_special_tokens: bool) -> list[Encoding]:
+        """Tokenize *texts*."""
+        return [Encoding(self._ids(text, add_special_tokens=add_special_tokens)) for text in texts]
+
+    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        inner = [byte + 3 for byte in text.encode()]
+        return [SPECIAL_BEFORE, *inner, SPECIAL_AFTER] if self._special and add_special_tokens else inner
+
+
+class SumCore:
+    """An engine core whose vector of a text is (number of tokens, sum of tokens); it takes one batch per `step`."""
+
+    dimensions = 2
+    max_model_len = 64
+    dtype = "float32"
+    pooling = "MEAN"
+
+    def __init__(self, *, batch_size: int = 4) -> None:
+        """Run at most *batch_size* texts per step."""
+        self._batch_size = batch_size
+        self.waiting: dict[int, list[int]] = {}
+        self.batches: list[list[int]] = []  # keys of each step
+        self.aborted: list[int] = []
+        self.gate = threading.Event()  # closed: steps wait
+        self.gate.set()
+        self.error: Exception | None = None
+        self.closed = False
+
+    def add(self, key: int, token_ids: list[int]) -> None:
+        """Queue one text."""
+        self.waiting[key] = token_ids
+
+    def abort(self, keys: list[int]) -> None:
+        """Forget texts."""
+        self.aborted += keys
+        for key in keys:
+            del self.waiting[key]
+
+    def step(self) -> list[tuple[int, NDArray[np.float32]]]:
+        """Run one batch."""
+        self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        keys = list(self.waiting)[: self._batch_size]
+        self.batches.append(keys)
+        return [(key, self._vector(self.waiting.pop(key))) for key in keys]
+
+    def close(self) -> None:
+        """Note that it was closed."""
+        self.closed = True
+
+    @staticmethod
+    def _vector(token_ids: list[int]) -> NDArray[np.float32]:
+        return np.array([len(token_ids), sum(token_ids)], dtype=np.float32)

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+
+from handler.access import Access
+from handler.app import ModelCard, create_app
+from handler.engine import Engine
+from handler.errors import DeadlineExceededError, OverloadedError
+from handler.lifecycle import Lifecycle
+from handler.model_folder import Matryoshka
+from handler.prompts import Prompts
+from handler.service import EmbeddingService, LoadedModel, Rules
+from handler.tokenization import TextTokenizer
+from tests.fakes import VOCABULARY, ByteTokenizer, SumCore
+
+
+def loaded(core: SumCore) -> LoadedModel:
+    """Put a model together from fakes."""
+    engine = Engine(lambda: core, on_death=lambda: None)
+    engine.wait_built()
+    return LoadedModel(
+        tokenizer=TextTokenizer(ByteTokenizer(), vocab_size=VOCABULARY),
+        prompts=Prompts({"query": "q: "}, instruction_template="{instruction} {text}"),
+        engine=engine,
+        dimensions=2,
+        max_tokens=16,
+        normalizes=False,
+        matryoshka=Matryoshka(),
+        pooling="MEAN",
+        dtype="float32",
+        architecture="SumModel",
+    )
+
+
+def build(
+    core: SumCore | None = None,
+    *,
+    keys: tuple[str, ...] = (),
+    rules: dict[str, Any] | None = None,
+    ready: bool = True,
+    lifecycle: Lifecycle[LoadedModel] | None = None,
+    cors: tuple[str, ...] = (),
+) -> FlaskClient:
+    """Build an application on fakes and return a client for it."""
+    lifecycle = lifecycle or Lifecycle(slots=2)
+    if ready:
+        lifecycle.ready(loaded(core or SumCore()))
+    service = EmbeddingService(lifecycle, Rules(names=("sum", "alias"), **(rules or {})))
+    card = ModelCard(created=1, version="1", description="adds", tags=("x",), maximum_completion_tokens=None)
+    app = create_app(service, lifecycle, Access(keys), card=card, max_body_bytes=4096, cors_allow_origins=cors)
+    return app.test_client()
+
+
+def error(client: FlaskClient, **body: Any) -> tuple[int, dict[str, Any]]:
+    """POST *body* and return status and error."""
+    response = client.post("/v1/embeddings", json=body)
+    assert response.json is not None
+    return response.status_code, response.json["error"]
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/embeddings", "/invocations"])
+def test_the_three_paths_are_one(path: str) -> None:
+    """OpenAI's, the short one and SageMaker's."""
+    response = build().post(path, json={"input": ["a", "bc"]})
+    assert response.status_code == 200
+    assert response.json is not None
+    assert [row["embedding"] for row in response.json["data"]] == [[3, 103], [4, 206]]
+    assert response.json["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
+
+
+def test_json_counts_whatever_the_content_type_says() -> None:
+    """A body that parses is accepted."""
+    assert build().post("/v1/embeddings", data=b'{"input":"a"}', content_type="text/plain").status_code == 200
+
+
+def test_model_names() -> None:
+    """The served name, an alias, null or nothing; anything else is 404 unless the check is off."""
+    client = build()
+    for name in ("sum", "alias", None):
+        assert client.post("/v1/embeddings", json={"input": "a", "model": name}).status_code == 200
+    status, told = error(client, input="a", model="other")
+    assert (status, told["code"], told["param"]) == (404, "model_not_found", "model")
+    gateway = build(rules={"check_model_name": False})
+    assert gateway.post("/v1/embeddings", json={"input": "a", "model": "other"}).status_code == 200
+
+
+def test_limits_of_the_operator() -> None:
+    """Number of inputs, token ids, and the switch that closes the route."""
+    assert error(build(rules={"max_inputs": 2}), input=["a", "b", "c"])[1]["param"] == "input"
+    status, told = error(build(rules={"allow_token_ids": False}), input=[1, 2])
+    assert status == 400
+    assert "check_embedding_ctx_length=False" in told["message"]
+    assert error(build(rules={"supported": False}), input="a")[0] == 400
+
+
+def test_keys_guard_embeddings_only() -> None:
+    """Health and models stay open."""
+    client = build(keys=("one", "two"))
+    response = client.post("/v1/embeddings", json={"input": "a"})
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+    for key in ("one", "two"):
+        assert (
+            client.post("/v1/embeddings", json={"input": "a"}, headers={"Authorization": f"Bearer {key}"}).status_code
+            == 200
+        )
+    for path in ("/health", "/ready", "/ping", "/v1/models", "/v1/models/sum"):
+        assert client.get(path).status_code == 200
+
+
+def test_errors_of_the_framework_have_the_envelope() -> None:
+    """Unknown path, wrong method, a body over the limit."""
+    client = build()
+    for response, status in [
+        (client.get("/v1/nothing"), 404),
+        (client.get("/v1/embeddings"), 405),
+        (client.get("/v1/models/none"), 404),
+        (client.post("/v1/embeddings", data=b"x" * 5000), 413),
+    ]:
+        assert response.status_code == status
+        assert response.json is not None
+        assert set(response.json["error"]) == {"message", "type", "param", "code"}
+
+
+def test_what_breaks_on_our_side_tells_nothing_and_logs_no_text(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the answer nor the log quotes the client."""
+
+    class Broken(TextTokenizer):
+        def encode_texts(self, texts: Any, rule: Any, **_: Any) -> Any:
+            raise RuntimeError(texts[0])
+
+    lifecycle: Lifecycle[LoadedModel] = Lifecycle(slots=2)
+    broken = loaded(SumCore())
+    object.__setattr__(broken, "tokenizer", Broken(ByteTokenizer(), vocab_size=VOCABULARY))
+    lifecycle.ready(broken)
+    client = build(ready=False, lifecycle=lifecycle)
+    with caplog.at_level(logging.DEBUG):
+        status, told = error(client, input="my secret text")
+    assert (status, told["type"], told["code"]) == (500, "server_error", None)
+    logged = " ".join(str(vars(record)) for record in caplog.records)
+    assert "RuntimeError" in logged
+    assert "secret" not in logged + str(told)
+    assert lifecycle.in_flight == 0
+
+
+def test_a_vector_that_is_not_finite_is_a_500() -> None:
+    """Never `null` numbers."""
+
+    class NanCore(SumCore):
+        def step(self) -> Any:
+            return [(key, vector * np.nan) for key, vector in super().step()]
+
+    assert error(build(NanCore()), input="a")[0] == 500
+
+
+@pytest.mark.parametrize(
+    ("problem", "status", "code", "retry_after"),
+    [(OverloadedError("full"), 429, "overloaded", "1"), (DeadlineExceededError("late"), 504, "timeout", None)],
+)
+def test_service_errors_become_answers(
+    problem: Exception, status: int, code: str, retry_after: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status, code and Retry-After come from the class."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise problem
+
+    monkeypatch.setattr(EmbeddingService, "embed", fail)
+    response = build().post("/v1/embeddings", json={"input": "a"})
+    assert response.status_code == status
+    assert response.json is not None
+    assert response.json["error"]["code"] == code
+    assert response.headers.get("Retry-After") == retry_after
+
+
+def test_probes_follow_the_state() -> None:
+    """`/ping` speaks RunPod: 204 initializing, 200 healthy, anything else unhealthy."""
+    lifecycle: Lifecycle[LoadedModel] = Lifecycle(slots=2)
+    client = build(ready=False, lifecycle=lifecycle)
+
+    def statuses() -> list[int]:
+        return [client.get(path).status_code for path in ("/health", "/ready", "/ping")]
+
+    assert statuses() == [200, 503, 204]
+    status, told = error(client, input="a")
+    assert (status, told["code"]) == (503, "not_ready")
+    lifecycle.ready(loaded(SumCore()))
+    assert statuses() == [200, 200, 200]
+    lifecycle.drain()
+    assert statuses() == [200, 503, 503]
+    lifecycle.fail()
+    assert statuses() == [503, 503, 503]
+
+
+@pytest.mark.parametrize("sent", ["abc", "x" * 128, "a b/c"])
+def test_the_clients_request_id_comes_back(sent: str) -> None:
+    """So that both sides can find the same line."""
+    assert build().get("/health", headers={"X-Request-Id": sent}).headers["x-request-id"] == sent
+
+
+@pytest.mark.parametrize("sent", ["", "x" * 129, "ä", "\x7f"])
+def test_another_request_id_is_replaced(sent: str) -> None:
+    """It goes into a header and a log line."""
+    assert build().get("/health", headers={"X-Request-Id": sent}).headers["x-request-id"].startswith("req-")
+
+
+def test_stage_times_are_told() -> None:
+    """Server-Timing has the four stages in milliseconds."""
+    timing = build().post("/v1/embeddings", json={"input": "a"}).headers["Server-Timing"]
+    assert [part.split(";")[0] for part in timing.split(", ")] == ["queue", "tokenize", "engine", "encode"]
+
+
+def test_browsers_are_let_in_only_where_the_operator_says_so() -> None:
+    """No CORS header by default."""
+    origin = {"Origin": "https://a.example"}
+    assert "Access-Control-Allow-Origin" not in build().get("/health", headers=origin).headers
+    allowed = build(cors=("https://a.example",)).get("/health", headers=origin)
+    assert allowed.headers["Access-Control-Allow-Origin"] == "https://a.example"
+
+
+def test_long_inputs_are_cut_into_chunks_where_the_operator_says_so() -> None:
+    """The chunks' mean, weighted by their lengths; the usage counts what the engine saw."""
+    response = build(rules={"long_input": "chunk"}).post("/v1/embeddings", json={"input": "a" * 28})
+    assert response.json is not None
+    assert response.json["usage"]["prompt_tokens"] == 32
+    assert response.json["data"][0]["embedding"][0] == 16
+
+
+def test_dimensions_need_a_matryoshka_model() -> None:
+    """The native size is always fine; the error names the model and its sizes."""
+    client = build()
+    assert client.post("/v1/embeddings", json={"input": "a", "dimensions": 2}).status_code == 200
+    status, told = error(client, input="a", dimensions=1)
+    assert (status, told["param"]) == (400, "dimensions")
+    assert "SumModel" in told["message"]
+    assert error(client, input="a", dimensions=3)[0] == 400

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+HANDLER = Path(__file__).parents[1] / "handler"
+
+# module -> what it may import from `handler`; imports go one way
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "settings": {"errors"},
+    "logs": set(),
+    "protocol": {"errors"},
+    "prompts": {"errors"},
+    "tokenization": {"errors"},
+    "engine": {"errors"},
+    "vllm_core": {"errors"},
+    "encoding": {"errors"},
+    "model_folder": {"errors"},
+    "weights": {"errors"},
+    "access": {"errors"},
+    "lifecycle": {"errors"},
+    "service": {"encoding", "engine", "errors", "lifecycle", "model_folder", "prompts", "protocol", "tokenization"},
+    "app": {"access", "errors", "lifecycle", "logs", "protocol", "service"},
+    "cold_start": {
+        *("encoding", "engine", "errors", "lifecycle", "model_folder", "prompts", "service", "settings"),
+        *("tokenization", "vllm_core", "weights"),
+    },
+    "wsgi": {"access", "app", "cold_start", "errors", "lifecycle", "logs", "service", "settings", "weights"},
+    "worker": {"lifecycle"},
+    "gunicorn_conf": {"errors", "logs", "settings", "worker"},
+    "__main__": set(),
+    "__init__": set(),
+}
+# third party -> the modules that may import it
+OWNERS = {
+    "vllm": {"vllm_core"},
+    "flask": {"app", "wsgi"},
+    "flask_cors": {"app"},
+    "werkzeug": {"app"},
+    "gunicorn": {"worker", "gunicorn_conf", "__main__"},
+    "boto3": {"access"},
+    "botocore": {"access"},
+    "transformers": {"tokenization"},
+    "pydantic_settings": {"settings"},
+    "torch": set(),
+}
+
+
+def imports(module: str) -> set[str]:
+    """Every module that *module* imports, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((HANDLER / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_every_module_is_in_the_table() -> None:
+    """A new module gets a place before it gets code."""
+    assert {path.stem for path in HANDLER.glob("*.py")} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_imports_go_one_way(module: str) -> None:
+    """No module reaches around the table."""
+    ours = {name.split(".")[1] for name in imports(module) if name.startswith("handler.")} - {"__version__"}
+    assert ours <= ALLOWED[module]
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_third_parties_have_one_owner(module: str) -> None:
+    """vLLM in one file, the web framework in one, the cloud in one."""
+    theirs = {name.split(".")[0] for name in imports(module)} - {"handler"} - set(sys.stdlib_module_names)
+    assert [name for name in theirs if module not in OWNERS.get(name, {module})] == []
+
+
+def test_the_environment_is_touched_in_one_file() -> None:
+    """Everything else gets a `Settings`."""
+    assert [path.stem for path in HANDLER.glob("*.py") if "os.environ" in path.read_text()] == ["settings"]
+
+
+def test_error_statuses_live_in_one_file() -> None:
+    """The class is the policy."""
+    assert [path.stem for path in HANDLER.glob("*.py") if "HTTPStatus" in path.read_text()] == ["errors"]
+
+
+@pytest.mark.parametrize("path", sorted(HANDLER.glob("*.py")), ids=lambda path: path.stem)
+def test_files_can_be_read_in_one_go(path: Path) -> None:
+    """None of ours need pass 300 lines."""
+    assert len(path.read_text().splitlines()) <= 300

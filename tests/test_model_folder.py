@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handler.errors import StartError
+from handler.model_folder import Matryoshka, read_model_folder
+from handler.weights import overlay
+from tests import models
+
+
+@pytest.mark.parametrize(("name", "word"), models.REFUSED.items())
+def test_what_vllm_would_serve_differently_is_refused_by_name(name: str, word: str, folders: Path) -> None:
+    """vLLM loads each of these folders and gives other vectors than sentence-transformers."""
+    with pytest.raises(StartError, match=word):
+        read_model_folder(models.refused(name, folders))
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling", "normalizes", "dense_layers"),
+    [
+        ("xlm-roberta-cls", "CLS", True, 0),
+        ("xlm-roberta-raw", "CLS", False, 0),
+        ("modernbert-mean", "MEAN", True, 0),
+        ("modernbert-dense", "MEAN", True, 1),
+        ("modernbert-dense-identity", "MEAN", False, 1),
+        ("qwen3-last", "LAST", True, 0),
+    ],
+)
+def test_what_a_folder_says(name: str, pooling: str, normalizes: bool, dense_layers: int, folders: Path) -> None:  # noqa: FBT001
+    """Both the old and the new class names of sentence-transformers are read."""
+    folder = read_model_folder(models.build(name, folders))
+    assert (folder.pooling, folder.normalizes, folder.dense_layers) == (pooling, normalizes, dense_layers)
+
+
+def test_prompts_and_flags(folders: Path) -> None:
+    """They come from the sentence-transformers files."""
+    folder = read_model_folder(models.build("bert-matryoshka", folders))
+    assert folder.prompts == {"query": "query: ", "document": "passage: "}
+    assert folder.default_prompt_name == "document"
+    assert read_model_folder(models.build("bert-lower", folders)).lower_case
+
+
+def edited(folders: Path, tmp_path: Path, name: str, **files: Any) -> Path:
+    """Copy a model and change JSON files in it (underscores stand for the dots and dashes); None removes one."""
+    folder = tmp_path / "model"
+    shutil.copytree(models.build(name, folders), folder)
+    for file, change in files.items():
+        path = folder / f"{file}.json"
+        if change is None:
+            path.unlink()
+        else:
+            path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    return folder
+
+
+def test_a_folder_without_modules_leaves_the_pooling_to_vllm(folders: Path, tmp_path: Path) -> None:
+    """vLLM normalises such models."""
+    folder = read_model_folder(edited(folders, tmp_path, "bert-truncating", modules=None))
+    assert folder.pooling is None
+    assert folder.normalizes
+
+
+@pytest.mark.parametrize(
+    ("family", "override", "expected"),
+    [
+        ({}, None, Matryoshka()),
+        ({"matryoshka_dimensions": [16, 32]}, None, Matryoshka(sizes=(16, 32))),
+        ({"is_matryoshka": True}, None, Matryoshka(minimum=1)),
+        ({"model_type": "qwen3"}, None, Matryoshka(minimum=32)),
+        ({"model_type": "gemma3_text"}, None, Matryoshka(sizes=(512, 256, 128))),
+        ({"matryoshka_dimensions": [16, 32]}, (8,), Matryoshka(sizes=(8,))),
+        ({}, "any", Matryoshka(minimum=1)),
+    ],
+)
+def test_which_sizes_a_model_can_be_cut_to(
+    family: dict[str, Any], override: Any, expected: Matryoshka, folders: Path, tmp_path: Path
+) -> None:
+    """Its config, its family, or the operator."""
+    folder = edited(folders, tmp_path, "bert-truncating", config=lambda config: config | family)
+    assert read_model_folder(folder, matryoshka=override).matryoshka == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "seen"),
+    [
+        ("bert-lower", {"max_seq_length": 512}, {"max_seq_length": 64, "do_lower_case": True}),
+        ("bert-lower", {"max_seq_length": None}, {"do_lower_case": True}),
+        ("xlm-roberta-cls", {"max_seq_length": 130}, {"max_seq_length": 128, "do_lower_case": False}),
+        ("xlm-roberta-cls", {"max_seq_length": None}, {"max_seq_length": 128, "do_lower_case": False}),
+    ],
+)
+def test_lengths_beyond_the_positions_are_corrected_for_vllm(
+    name: str, change: dict[str, Any], seen: dict[str, Any], folders: Path, tmp_path: Path
+) -> None:
+    """vLLM would read past its position table, or fail on the null; the folder itself is left alone."""
+    folder = edited(folders, tmp_path, name, sentence_bert_config=lambda config: config | change)
+    patches = read_model_folder(folder).patches
+    assert patches == {"sentence_bert_config.json": seen}
+    view = overlay(folder, patches)
+    assert json.loads((view / "sentence_bert_config.json").read_text()) == seen
+    assert (view / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert json.loads((folder / "sentence_bert_config.json").read_text()) | change == json.loads(
+        (folder / "sentence_bert_config.json").read_text()
+    )
+
+
+def test_robertas_positions_are_named_for_vllm(folders: Path, tmp_path: Path) -> None:
+    """Transformers 5 does not write the key any more and vLLM does not load without it."""
+
+    def without(config: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in config.items() if key != "position_embedding_type"}
+
+    folder = read_model_folder(edited(folders, tmp_path, "xlm-roberta-cls", config=without))
+    assert folder.patches["config.json"]["position_embedding_type"] == "absolute"
+
+
+def test_a_sound_folder_is_not_touched(folders: Path) -> None:
+    """No overlay where nothing needs one."""
+    folder = read_model_folder(models.build("xlm-roberta-cls", folders))
+    assert folder.patches == {}
+    assert overlay(folder.path, folder.patches) is folder.path
+
+
+def test_broken_folders_are_named(tmp_path: Path) -> None:
+    """Each with what to do."""
+    with pytest.raises(StartError, match="does not exist; set EMBED_MODEL_PATH"):
+        read_model_folder(tmp_path / "none")
+    with pytest.raises(StartError, match=r"has no config\.json"):
+        read_model_folder(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(StartError, match="not valid JSON"):
+        read_model_folder(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(StartError, match="JSON object"):
+        read_model_folder(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "modules.json").write_text('[{"type": 1}]')
+    with pytest.raises(StartError, match="list of modules"):
+        read_model_folder(tmp_path)

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from handler.errors import InvalidRequestError
+from handler.protocol import EmbeddingRequest, parse_request
+
+
+def parse(**fields: Any) -> EmbeddingRequest:
+    """Parse a request of *fields*."""
+    return parse_request(json.dumps(fields).encode())
+
+
+@pytest.mark.parametrize(
+    ("value", "texts", "token_lists"),
+    [
+        ("a", ["a"], None),
+        (["a", "b"], ["a", "b"], None),
+        ([1, 2], None, [[1, 2]]),
+        ([[1, 2], [3]], None, [[1, 2], [3]]),
+    ],
+)
+def test_the_four_forms_of_input(value: Any, texts: Any, token_lists: Any) -> None:
+    """Texts and token ids are told apart once."""
+    request = parse(input=value)
+    assert request.texts == texts
+    assert request.token_lists == token_lists
+
+
+@pytest.mark.parametrize("field", sorted(set(EmbeddingRequest.model_fields) - {"input"}))
+def test_null_means_not_given(field: str) -> None:
+    """A widely used gateway sends null for what it does not set."""
+    assert getattr(parse(**{"input": "a", field: None}), field) is None
+
+
+def test_unknown_fields_are_ignored() -> None:
+    """Clients add hosting, tags and keys of their own."""
+    assert parse(input="a", hosting="x", tags=[1], nice=True).texts == ["a"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        [[]],
+        [["a"]],
+        ["a", 1],
+        [1, "a"],
+        [1, [2]],
+        [[1], 2],
+        [1.5],
+        [True],
+        [[True]],
+        {},
+        1,
+        True,
+        [None],
+        ["a", None],
+    ],
+)
+def test_other_inputs_are_refused(value: Any) -> None:
+    """Each names the field."""
+    with pytest.raises(InvalidRequestError) as caught:
+        parse(input=value)
+    assert caught.value.param == "input"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": 1},
+        {"encoding_format": "hex"},
+        {"embed_dtype": "int8"},
+        {"endianness": "middle"},
+        {"dimensions": 0},
+        {"dimensions": "64"},
+        {"dimensions": 64.0},
+        {"dimensions": True},
+        {"truncate_prompt_tokens": -2},
+        {"truncation_side": "both"},
+        {"add_special_tokens": "yes"},
+        {"use_activation": 1},
+        {"normalize": "no"},
+        {"user": 5},
+        {"priority": "high"},
+        {"prompt_name": ["query"]},
+        {"instruction": {}},
+    ],
+)
+def test_fields_of_a_wrong_type_or_range_are_named(fields: dict[str, Any]) -> None:
+    """The error's param is the field, so that a client can point at it."""
+    with pytest.raises(InvalidRequestError) as caught:
+        parse(input="secret text", **fields)
+    assert caught.value.param == next(iter(fields))
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"a"',
+        b"null",
+        b'{"input": NaN}',
+        b'{"input": "a", "x": Infinity}',
+        b'{"input": "a", "x": 1e999}',
+        b'{"input": "\\ud800"}',
+        b'{"input": "\xff"}',
+        b'{"input": "a"} trailing',
+        b"[" * 100_000,
+        b'{"input":' + b"[" * 100_000,
+    ],
+)
+def test_what_is_not_json_is_refused(body: bytes) -> None:
+    """NaN, infinite numbers, lone surrogates, invalid UTF-8 and endless nesting included."""
+    with pytest.raises(InvalidRequestError):
+        parse_request(body)
+
+
+def test_the_last_of_duplicate_keys_wins() -> None:
+    """As in every common JSON parser."""
+    assert parse_request(b'{"input": "a", "input": "b"}').texts == ["b"]
+
+
+def test_nul_in_a_text_is_text() -> None:
+    """Nothing between client and tokenizer ends a string at NUL."""
+    assert parse(input="a\0b").texts == ["a\0b"]
+
+
+def test_input_and_messages_exclude_each_other() -> None:
+    """One of the two, never both or none."""
+    with pytest.raises(InvalidRequestError, match="either input or messages"):
+        parse()
+    with pytest.raises(InvalidRequestError, match="either input or messages"):
+        parse(input="a", messages=[{"role": "user", "content": "a"}])
+
+
+def test_text_parts_of_messages_are_joined_and_images_refused() -> None:
+    """OpenAI's clients send content as a string or as a list of parts."""
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    request = parse(messages=[{"role": "user", "content": parts}])
+    assert request.messages is not None
+    assert request.messages[0].content == "a\nb"
+    with pytest.raises(InvalidRequestError, match="only text parts"):
+        parse(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}])
+
+
+def test_the_two_names_of_normalize_must_agree() -> None:
+    """`normalize` is the older alias."""
+    assert parse(input="a", normalize=False).unit_length is False
+    assert parse(input="a", normalize=False, use_activation=None).unit_length is False
+    assert parse(input="a").unit_length is None
+    with pytest.raises(InvalidRequestError, match="must not disagree"):
+        parse(input="a", normalize=False, use_activation=True)
+
+
+@pytest.mark.parametrize("field", ["prompt_name", "input_type", "instruction"])
+def test_prompts_need_text(field: str) -> None:
+    """Nothing can be put in front of token ids."""
+    with pytest.raises(InvalidRequestError, match=field):
+        parse(input=[1, 2], **{field: "query"})

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from handler.errors import StartError
+from handler.settings import Settings, prepare_process
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("EMBED_")]:
+        monkeypatch.delenv(name)
+
+
+def test_no_setting_at_all_is_fine() -> None:
+    """Everything has a default."""
+    assert Settings.from_environment().port == 8080
+
+
+def test_lists_json_and_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind of value is read as the table in the README says."""
+    monkeypatch.setenv("EMBED_API_KEYS", "first-key, second-key,")
+    monkeypatch.setenv("EMBED_MODEL_ALIASES", "a,b")
+    monkeypatch.setenv("EMBED_ENGINE_ARGS", '{"block_size": 32}')
+    monkeypatch.setenv("EMBED_TAGS", '["x"]')
+    monkeypatch.setenv("EMBED_MATRYOSHKA_DIMENSIONS", "64,128")
+    monkeypatch.setenv("PORT", "9000")
+    settings = Settings.from_environment()
+    assert [key.get_secret_value() for key in settings.api_keys] == ["first-key", "second-key"]
+    assert settings.model_aliases == ("a", "b")
+    assert settings.engine_args == {"block_size": 32}
+    assert settings.tags == ("x",)
+    assert settings.matryoshka_dimensions == (64, 128)
+    assert settings.port == 9000
+    assert "first-key" not in repr(settings)
+
+
+def test_an_empty_value_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose files and templates pass empty strings for what is not given."""
+    monkeypatch.setenv("EMBED_MAX_MODEL_LEN", "")
+    assert Settings.from_environment().max_model_len is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("EMBED_MAX_MODEL_LEN", "many", "EMBED_MAX_MODEL_LEN: Input should be a valid integer"),
+        ("EMBED_LONG_INPUT", "cut", "EMBED_LONG_INPUT: Input should be 'error', 'truncate' or 'chunk'"),
+        ("EMBED_TASK", "classify", "EMBED_TASK: Input should be 'embed'"),
+        ("EMBED_ENGINE_ARGS", "{", "EMBED_ENGINE_ARGS: Value error, not valid JSON"),
+        ("EMBED_MATRYOSHKA_DIMENSIONS", "all", "EMBED_MATRYOSHKA_DIMENSIONS: "),
+        ("PORT", "0", "PORT: Input should be greater than or equal to 1"),
+        ("EMBED_MAX_MODEL_LENGTH", "1", "EMBED_MAX_MODEL_LENGTH: no such setting; the nearest is EMBED_MAX_MODEL_LEN"),
+    ],
+)
+def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+    """One line per problem: the variable, what is wrong, what is allowed."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(StartError) as caught:
+        Settings.from_environment()
+    assert str(caught.value).startswith(said)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody should have to deploy once per typo."""
+    for name in ("EMBED_MAX_INPUTS", "EMBED_DTYPE", "EMBED_TYPO"):
+        monkeypatch.setenv(name, "x")
+    with pytest.raises(StartError) as caught:
+        Settings.from_environment()
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["EMBED_SERVICE_HOST", "EMBED_SERVICE_PORT_HTTP", "EMBED_PORT", "EMBED_PORT_80_TCP_ADDR"]
+)
+def test_what_kubernetes_injects_is_ignored(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A Service named "embed" must not stop its own pods."""
+    monkeypatch.setenv(name, "tcp://10.0.0.1:80")
+    Settings.from_environment()
+
+
+def test_the_process_is_prepared_without_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a read-only disk only /tmp is left; what the operator has set himself stays."""
+    monkeypatch.setattr(os, "environ", {"VLLM_CACHE_ROOT": "/mnt/cache"})
+    prepare_process(Settings())
+    assert os.environ["VLLM_CACHE_ROOT"] == "/mnt/cache"
+    assert os.environ["HOME"].startswith("/tmp/")
+    assert os.environ["USER"]

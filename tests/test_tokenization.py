@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from handler.errors import ContextLengthError, InvalidRequestError
+from handler.tokenization import LengthRule, TextTokenizer
+from tests.fakes import SPECIAL_AFTER, SPECIAL_BEFORE, VOCABULARY, ByteTokenizer
+
+WIDE = LengthRule(100)
+
+
+def tokenizer(*, special: bool = True, **options: Any) -> TextTokenizer:
+    """Build a tokenizer of bytes."""
+    return TextTokenizer(ByteTokenizer(special=special), vocab_size=VOCABULARY, **options)
+
+
+def ids(text: str) -> list[int]:
+    """Return the ids of *text* with its special tokens."""
+    return [SPECIAL_BEFORE, *(byte + 3 for byte in text.encode()), SPECIAL_AFTER]
+
+
+def test_texts_become_ids_in_order() -> None:
+    """One list per text, special tokens around, all counted."""
+    batch = tokenizer().encode_texts(["ab", "c"], WIDE)
+    assert batch.token_ids == [ids("ab"), ids("c")]
+    assert batch.lengths == [1, 1]
+    assert batch.token_count == 7
+
+
+def test_special_tokens_can_be_left_out() -> None:
+    """`add_special_tokens: false` embeds the bare text."""
+    assert tokenizer().encode_texts(["ab"], WIDE, add_special_tokens=False).token_ids == [ids("ab")[1:-1]]
+
+
+def test_a_text_that_is_too_long_names_both_numbers() -> None:
+    """The message tells index, length and limit, and no text."""
+    with pytest.raises(ContextLengthError, match=r"input 1 has 7 tokens, this model takes at most 6") as caught:
+        tokenizer().encode_texts(["ok", "LONGX"], LengthRule(6))
+    assert "LONGX" not in caught.value.message
+
+
+@pytest.mark.parametrize(("side", "kept"), [("right", "abcd"), ("left", "efgh")])
+def test_truncation_keeps_the_special_tokens(side: Any, kept: str) -> None:
+    """A last-token model would pool the wrong token without its end mark."""
+    batch = tokenizer().encode_texts(["abcdefgh"], LengthRule(6, "truncate", side))
+    assert batch.token_ids == [ids(kept)]
+
+
+def test_chunks_are_windows_with_their_own_special_tokens() -> None:
+    """Every window is a text of its own; `lengths` tells which windows belong together."""
+    batch = tokenizer().encode_texts(["x", "abcdefghij"], LengthRule(6, "chunk"))
+    assert batch.token_ids == [ids("x"), ids("abcd"), ids("efgh"), ids("ij")]
+    assert batch.lengths == [1, 3]
+
+
+def test_an_empty_text_is_embedded_where_special_tokens_are_added() -> None:
+    """A popular client sends "" for blank texts and needs a vector back."""
+    assert tokenizer().encode_texts([""], WIDE).token_ids == [[SPECIAL_BEFORE, SPECIAL_AFTER]]
+
+
+def test_an_empty_text_without_any_token_is_refused_by_index() -> None:
+    """There is nothing to compute a vector from."""
+    with pytest.raises(InvalidRequestError, match="input 1 has no tokens"):
+        tokenizer(special=False).encode_texts(["a", ""], WIDE)
+
+
+def test_lower_case_is_applied_before_tokenizing() -> None:
+    """sentence-transformers' do_lower_case lives outside tokenizer.json."""
+    assert tokenizer(lower_case=True).encode_texts(["AbÄ"], WIDE).token_ids == [ids("abä")]
+
+
+def test_token_ids_are_used_as_they_are() -> None:
+    """No special token is added to ids."""
+    assert tokenizer().check_token_ids([[5, 6]], WIDE).token_ids == [[5, 6]]
+
+
+@pytest.mark.parametrize("bad", [-1, VOCABULARY, 10**30])
+def test_an_id_outside_the_vocabulary_is_named(bad: int) -> None:
+    """The engine would read past its table otherwise."""
+    with pytest.raises(InvalidRequestError, match=f"input 1: token id {bad} is not in the vocabulary"):
+        tokenizer().check_token_ids([[5], [6, bad, 7]], WIDE)
+
+
+def test_messages_without_a_chat_template_are_refused() -> None:
+    """The message says what to send instead."""
+    with pytest.raises(InvalidRequestError, match="no chat template"):
+        tokenizer().render_chat([{"role": "user", "content": "x"}], add_generation_prompt=False, template_kwargs={})
+
+
+def test_a_template_that_raises_is_the_clients_error() -> None:
+    """A template is the model's own program; what it raises must not become a 500."""
+
+    def template(*_: object, **__: object) -> str:
+        raise KeyError("role")
+
+    with pytest.raises(InvalidRequestError, match="chat template refuses"):
+        tokenizer(chat=template).render_chat([], add_generation_prompt=False, template_kwargs={})

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from handler import weights
+from handler.errors import StartError
+
+
+def saved(file: Path) -> Path:
+    """Write a small safetensors file."""
+    save_file({"w": torch.zeros(100, 100)}, file)
+    return file
+
+
+def test_the_default_model_is_the_packaged_one() -> None:
+    """And it has the name its users know."""
+    assert (weights.locate_model(None) / "config.json").is_file()
+    assert weights.model_name(None) == "all-MiniLM-L6-v2"
+
+
+def test_other_models_are_named_by_their_folder() -> None:
+    """As vLLM does."""
+    assert weights.locate_model("/mnt/models/bge") == Path("/mnt/models/bge")
+    assert weights.model_name("/mnt/models/bge/") == "bge"
+
+
+def test_whole_files_pass(tmp_path: Path) -> None:
+    """One file, or the shards that the index names."""
+    one = saved(tmp_path / "model.safetensors")
+    assert weights.check_weights(tmp_path) == [one]
+    two = saved(tmp_path / "b.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "b.safetensors"}}))
+    assert weights.check_weights(tmp_path) == [two]
+
+
+@pytest.mark.parametrize("size", [0, 5, 50, 1000, 40_000])
+def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, size: int) -> None:
+    """Wherever the cut is, before the engine starts."""
+    file = saved(tmp_path / "model.safetensors")
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(StartError, match="cut off or not a safetensors file"):
+        weights.check_weights(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"not safetensors at all", b"\xff" * 100, b"<html>404</html>" * 10])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
+    """A saved error page, say."""
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(StartError, match="cut off or not a safetensors file"):
+        weights.check_weights(tmp_path)
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    """None at all, or a shard."""
+    with pytest.raises(StartError, match="has no weights"):
+        weights.check_weights(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "a.safetensors"}}))
+    with pytest.raises(StartError, match=r"a\.safetensors is missing"):
+        weights.check_weights(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(StartError, match="is broken"):
+        weights.check_weights(tmp_path)

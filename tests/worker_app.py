@@ -1,0 +1,49 @@
+"""A small application behind the real gunicorn worker, for its tests; `python -m tests.worker_app` serves it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from flask import Flask, Response, request
+
+from handler.lifecycle import Lifecycle
+
+LIMIT_BYTES = 1 << 20
+
+
+def create_app() -> Flask:
+    """Answer with the number of bytes received, after as many seconds as the query says."""
+    app = Flask("worker_app")
+    app.config["MAX_CONTENT_LENGTH"] = LIMIT_BYTES
+    lifecycle: Lifecycle[str] = Lifecycle(slots=4)
+    lifecycle.ready("model")
+    app.extensions["lifecycle"] = lifecycle
+
+    @app.post("/")
+    def count() -> Response:
+        with lifecycle.admit():
+            time.sleep(float(request.args.get("seconds", 0)))
+            return Response(str(len(request.get_data())))
+
+    @app.get("/health")
+    def health() -> Response:
+        return Response("alive")
+
+    @app.errorhandler(Exception)
+    def error(problem: Exception) -> tuple[str, int]:
+        status = getattr(problem, "status", getattr(problem, "code", 500))
+        return type(problem).__name__, int(status)
+
+    return app
+
+
+if __name__ == "__main__":
+    from gunicorn.app.wsgiapp import run
+
+    sys.argv = [
+        *("gunicorn", "--bind", f"127.0.0.1:{os.environ['PORT']}", "--threads", "4", "--graceful-timeout", "8"),
+        *("--worker-class", "handler.worker.EmbeddingWorker", "--no-control-socket", "tests.worker_app:create_app()"),
+    ]
+    run()
