@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import importlib.metadata
 import importlib.util
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,8 @@ def _check_torchvision() -> None:
 def import_vllm() -> None:
     """Import what the engine needs, most of a cold start, so that it can be timed by itself."""
     check_installation()
+    # vLLM looks at every global of every module when it starts, deprecated ones of torch's too.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
     for module in ("vllm.engine.arg_utils", "vllm.v1.engine.core", "vllm.v1.executor"):
         importlib.import_module(module)
 
@@ -161,9 +164,11 @@ class VllmCore:
 
 def _count_dense(model: Any) -> int:
     """Count the linear layers of the embedding head; runs in every worker process of the engine."""
-    heads = [module for module in model.modules() if type(module).__name__ == "EmbeddingPoolerHead"]
-    projectors = [head.projector for head in heads if head.projector is not None]
-    return min((sum(hasattr(layer, "out_features") for layer in p.modules()) for p in projectors), default=0)
+    pooler = getattr(model, "pooler", None)
+    pooler = getattr(pooler, "poolers_by_task", {}).get("embed", pooler)
+    projector = getattr(getattr(pooler, "head", None), "projector", None)
+    layers = projector.modules() if hasattr(projector, "modules") else ()
+    return sum(hasattr(layer, "out_features") for layer in layers)
 
 
 def _engine_args(options: EngineOptions) -> Any:
@@ -179,6 +184,11 @@ def _engine_args(options: EngineOptions) -> Any:
         "enforce_eager": options.enforce_eager,
     }
     if current_platform.is_cpu():
+        if options.pipeline_parallel_size > 1:
+            message = (
+                "EMBED_PIPELINE_PARALLEL_SIZE: vLLM's CPU backend cannot do it in eager mode; leave it at 1 on CPUs"
+            )
+            raise StartError(message)
         chosen |= {"kv_cache_memory_bytes": _CPU_KV_CACHE_BYTES}
         chosen["enforce_eager"] = options.enforce_eager is not False
         if options.dtype == "auto" and options.config_dtype in (None, "float32"):
@@ -228,18 +238,27 @@ def check_engine_args(engine_args: type, arguments: Mapping[str, Any]) -> dict[s
     return checked
 
 
+# What vLLM, torch and safetensors say -> what to do about it; the first match counts.
+_REMEDIES = {
+    ("out of memory", "kv cache", "free memory"): "set EMBED_MAX_MODEL_LEN lower, or take a device with more memory",
+    ("max_model_len",): "set EMBED_MAX_MODEL_LEN to at most what the model was made for",
+    ("architecture", "not supported", "unsupported"): "this vLLM does not serve that architecture or choice",
+    ("attempted to load weight", "size mismatch"): "config.json and the weights do not belong together; download again",
+    (
+        "safetensor",
+        "header",
+        "no such file",
+        "weights",
+    ): "the weights are broken or incomplete; download the model again",
+}
+
+
 def _explain(exc: Exception, options: EngineOptions) -> str:
     """Put cause and remedy of a failed load in one line."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    cause = f"{type(exc).__name__}: {lines[0] if lines else 'no message'}"
-    if type(exc).__name__ == "ValidationError" and len(lines) > 1:
-        cause = lines[1]  # pydantic's first line only counts the errors
-    text = str(exc).lower()
-    remedy = "see the lines above"
-    if isinstance(exc, MemoryError) or "out of memory" in text or "kv cache" in text or "free memory" in text:
-        remedy = "set EMBED_MAX_MODEL_LEN lower, or take a device with more memory"
-    elif "safetensor" in text or "header" in text or "no such file" in text or "weights" in text:
-        remedy = "the weights are broken or incomplete; download the model again"
-    elif "architecture" in text or "not supported" in text or "unsupported" in text:
-        remedy = "this vLLM does not serve that architecture or choice; take another model or setting"
-    return f"vLLM cannot load {options.model}: {cause}; {remedy}"
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()] or ["no message"]
+    # pydantic's first line only counts the errors
+    line = lines[1] if type(exc).__name__ == "ValidationError" and len(lines) > 1 else lines[0]
+    text = f"{type(exc).__name__} {exc}".lower().replace("memoryerror", "out of memory")
+    found = (remedy for words, remedy in _REMEDIES.items() if any(word in text for word in words))
+    remedy = next(found, "start again with LOG_LEVEL=DEBUG to hear vLLM itself")
+    return f"vLLM cannot load {options.model}: {type(exc).__name__}: {line}; {remedy}"

@@ -70,9 +70,10 @@ class Server:
         except httpx.TransportError:
             return None
 
-    def embed(self, **body: Any) -> httpx.Response:
+    def embed(self, *, key: str = "test-key", **body: Any) -> httpx.Response:
         """POST *body* to /v1/embeddings."""
-        return httpx.post(f"{self.url}/v1/embeddings", json=body, timeout=120)
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.post(f"{self.url}/v1/embeddings", json=body, headers=headers, timeout=120)
 
     def log(self) -> str:
         """Everything the process has written so far."""

@@ -1,0 +1,29 @@
+# `make serve` and `make test` set up all they need in .venv; everything else is for maintainers.
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help serve test lint lock bench-start
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+serve: $(VENV)/installed-cpu ## install if needed, then serve on PORT (8080)
+	@EMBED_LOG_FORMAT=$${EMBED_LOG_FORMAT:-text} exec $(BIN)/python -m handler
+
+test: $(VENV)/installed-test ## install if needed, then run every test, the ones against the real engine included
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-test ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: ## resolve pyproject.toml anew (needs uv)
+	infra/requirements/compile.sh
+
+bench-start: $(VENV)/installed-test ## time to the first embedding, side by side with vLLM's own server
+	$(BIN)/python -m tests.bench.cold_start
+
+$(VENV)/installed-%: infra/requirements/%.txt infra/requirements/install.sh
+	@infra/requirements/install.sh $(VENV) $<
+	@touch $@

@@ -1,0 +1,36 @@
+"""The real server with an engine that breaks on one input: `python -m tests.integration.faulty_server`."""
+
+from __future__ import annotations
+
+from handler.__main__ import main
+from handler.vllm_core import VllmCore
+
+FATAL = [666, 666, 666]
+
+
+class FatalInputError(RuntimeError):
+    """Stands for whatever kills a device."""
+
+
+def break_on_fatal_input() -> None:
+    """Make the step after the fatal input raise, as a device error would."""
+    add, step = VllmCore.add, VllmCore.step
+    fatal: list[int] = []
+
+    def add_or_mark(core: VllmCore, key: int, token_ids: list[int]) -> None:
+        if token_ids == FATAL:
+            fatal.append(key)
+        add(core, key, token_ids)
+
+    def step_or_raise(core: VllmCore) -> object:
+        if fatal:
+            raise FatalInputError
+        return step(core)
+
+    VllmCore.add = add_or_mark  # type: ignore[method-assign]  # that is the point of this file
+    VllmCore.step = step_or_raise  # type: ignore[assignment,method-assign]
+
+
+if __name__ == "__main__":
+    break_on_fatal_input()
+    main()
