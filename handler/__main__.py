@@ -1,17 +1,37 @@
-"""`python -m handler [serve]`: run the server in the foreground."""
+"""`python -m handler [serve]` runs the server in the foreground; `env-from-toml` converts a worker's config.toml."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
+
+from handler.env_formats import FORMATS, ConversionError, write_environment
 
 
 def main() -> None:
     """Parse the command line; everything that serves is set by the environment."""
     parser = argparse.ArgumentParser(prog="python -m handler", description="Serve embeddings; settings: see README.")
-    parser.add_argument("command", nargs="?", default="serve", choices=["serve"])
-    parser.parse_args()
-    serve()
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("serve", help="run the server (the default)")
+    converter = commands.add_parser("env-from-toml", help="print the environment for a PhariaInference worker's file")
+    converter.add_argument("file", type=Path, help="config.toml")
+    converter.add_argument("--format", choices=FORMATS, default="env", help="where the output goes (default: env)")
+    arguments = parser.parse_args()
+    if arguments.command == "env-from-toml":
+        print_environment(arguments.file, arguments.format)
+    else:
+        serve()
+
+
+def print_environment(file: Path, form: str) -> None:
+    """Print what *file* becomes, or its problems and exit 1."""
+    from handler.toml_converter import convert_file  # noqa: PLC0415 - serving needs none of it
+
+    try:
+        sys.stdout.write(write_environment(convert_file(file), form))
+    except ConversionError as problem:
+        sys.exit("\n".join(f"{file}: {line}" for line in str(problem).splitlines()))
 
 
 def serve() -> None:

@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 
 from handler import __version__
 from handler.access import Access
+from handler.encoding import Encoder, Wire, encode_response
 from handler.errors import (
     InternalError,
     InvalidRequestError,
@@ -23,9 +24,13 @@ from handler.errors import (
     RouteNotFoundError,
     ServiceError,
 )
+from handler.inquiry import Inquiry
 from handler.lifecycle import Lifecycle, State
+from handler.listings import Listings, ModelCard
 from handler.logs import where
-from handler.protocol import parse_request
+from handler.metrics import Metrics
+from handler.pharia_routes import add_pharia_routes, speaks_pharia
+from handler.protocol import EmbeddingRequest, parse_request
 from handler.service import Answer, EmbeddingService, LoadedModel
 
 log = logging.getLogger(__name__)
@@ -34,19 +39,8 @@ _REQUEST_ID = "embed.request_id"  # keys of the WSGI environ, which lives exactl
 _RECEIVED = "embed.received"
 _ANSWER = "embed.answer"
 _ERROR = "embed.error"
-_PROBES = {"health", "ready", "ping"}
+_PROBES = {"health", "ready", "ping", "exposition"}  # asked every few seconds; logged at DEBUG only
 _PING_STATUS = {State.READY: 200, State.STARTING: 204}  # RunPod's words for ready and initializing; 503 is unhealthy
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelCard:
-    """What `/v1/models` tells besides what the engine knows."""
-
-    created: int
-    version: str
-    description: str
-    tags: tuple[str, ...]
-    maximum_completion_tokens: int | None
 
 
 def create_app(  # noqa: PLR0913 - the composition root names every collaborator once
@@ -55,6 +49,7 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
     access: Access,
     *,
     card: ModelCard,
+    metrics: Metrics,
     max_body_bytes: int,
     cors_allow_origins: tuple[str, ...] = (),
 ) -> Flask:
@@ -62,11 +57,15 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
     app = Flask("handler", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a field of Flask's default provider
+    listings = Listings(card, service.rules, lambda: lifecycle.model)
+    respond = partial(_respond, service)
     _add_embeddings(app, service, access)
-    _add_models(app, service, lifecycle, card)
+    _add_models(app, service, listings)
+    add_pharia_routes(app, service, access, listings=listings, respond=respond)
     _add_probes(app, service, lifecycle)
+    _add_metrics(app, metrics)
     _add_errors(app)
-    _add_request_log(app)
+    _add_request_log(app, metrics)
     if cors_allow_origins:
         from flask_cors import CORS  # noqa: PLC0415 - only where browsers are let in
 
@@ -80,39 +79,34 @@ def _add_embeddings(app: Flask, service: EmbeddingService, access: Access) -> No
     @app.post("/invocations")  # SageMaker's one route
     def embeddings() -> Response:
         access.check(request.headers.get("Authorization"))
-        answer = service.embed(parse_request(request.get_data(cache=False)), received=request.environ[_RECEIVED])
-        request.environ[_ANSWER] = answer
-        return _response(answer)
+        asked = parse_request(request.get_data(cache=False))
+        encode = partial(encode_response, wire=_wire(asked), model=service.rules.names[0])
+        return _respond(service, asked.inquiry(), encode)
 
 
-def _response(answer: Answer) -> Response:
+def _wire(asked: EmbeddingRequest) -> Wire:
+    return Wire(
+        encoding_format=asked.encoding_format or "float",
+        embed_dtype=asked.embed_dtype or "float32",
+        endianness=asked.endianness or "native",
+    )
+
+
+def _respond(service: EmbeddingService, inquiry: Inquiry, encode: Encoder) -> Response:
+    """Embed and answer, whatever the wire format; the request log finds the answer in the environ."""
+    answer = service.embed(inquiry, encode, received=request.environ[_RECEIVED])
+    request.environ[_ANSWER] = answer
     response = Response(answer.body.content, mimetype=answer.body.mimetype, headers=answer.body.headers)
     stages = (f"{name};dur={answer.stages_ms[name]}" for name in ("queue", "tokenize", "engine", "encode"))
     response.headers["Server-Timing"] = ", ".join(stages)
     return response
 
 
-def _add_models(app: Flask, service: EmbeddingService, lifecycle: Lifecycle[LoadedModel], card: ModelCard) -> None:
-    def describe(name: str) -> dict[str, Any]:
-        model = lifecycle.model
-        return {
-            "id": name,
-            "object": "model",
-            "created": card.created,
-            "owned_by": "serverless-embeddings",
-            "root": service.rules.names[0],
-            "max_model_len": model.max_tokens if model else None,
-            "dimensions": model.dimensions if model else None,
-            "model_version": card.version,
-            "description": card.description,
-            "tags": list(card.tags),
-            "maximum_completion_tokens": card.maximum_completion_tokens,
-        }
-
+def _add_models(app: Flask, service: EmbeddingService, listings: Listings) -> None:
     @app.get("/v1/models")
     @app.get("/models")
     def models() -> dict[str, Any]:
-        return {"object": "list", "data": [describe(name) for name in service.rules.names]}
+        return {"object": "list", "data": [listings.openai(name) for name in service.rules.names]}
 
     @app.get("/v1/models/<path:name>")
     @app.get("/models/<path:name>")
@@ -120,7 +114,7 @@ def _add_models(app: Flask, service: EmbeddingService, lifecycle: Lifecycle[Load
         if name not in service.rules.names:
             message = f"this server has no such model; it serves {', '.join(service.rules.names)}"
             raise ModelNotFoundError(message, param="model")
-        return describe(name)
+        return listings.openai(name)
 
 
 def _add_probes(app: Flask, service: EmbeddingService, lifecycle: Lifecycle[LoadedModel]) -> None:
@@ -155,12 +149,16 @@ def _add_probes(app: Flask, service: EmbeddingService, lifecycle: Lifecycle[Load
         return "", _PING_STATUS.get(lifecycle.state, 503)
 
 
+def _add_metrics(app: Flask, metrics: Metrics) -> None:
+    @app.get("/metrics")
+    def exposition() -> Response:
+        return Response(metrics.exposition(), content_type=metrics.content_type)
+
+
 def _add_errors(app: Flask) -> None:
     @app.errorhandler(ServiceError)
     def service_error(error: ServiceError) -> Response:
-        content = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-        response = jsonify({"error": content})
-        response.status_code = error.status
+        response = _pharia_error(error) if speaks_pharia(request.path) else _openai_error(error)
         request.environ[_ERROR] = error.code or error.type
         if error.retry_after is not None:
             response.headers["Retry-After"] = str(error.retry_after)
@@ -179,6 +177,19 @@ def _add_errors(app: Flask) -> None:
         return service_error(InternalError("something broke on our side; the log has the details"))
 
 
+def _openai_error(error: ServiceError) -> Response:
+    content = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    response = jsonify({"error": content})
+    response.status_code = error.status
+    return response
+
+
+def _pharia_error(error: ServiceError) -> Response:
+    response = jsonify({"error": error.message, "code": error.pharia_code})
+    response.status_code = error.pharia_status or error.status
+    return response
+
+
 def _translated(error: HTTPException) -> ServiceError:
     if isinstance(error, NotFound):
         return RouteNotFoundError("there is nothing at this path; embeddings are at POST /v1/embeddings")
@@ -191,7 +202,7 @@ def _translated(error: HTTPException) -> ServiceError:
     return InternalError("something broke on our side; the log has the details")
 
 
-def _add_request_log(app: Flask) -> None:
+def _add_request_log(app: Flask, metrics: Metrics) -> None:
     @app.before_request
     def begin() -> None:
         request.environ[_RECEIVED] = time.monotonic()
@@ -199,20 +210,26 @@ def _add_request_log(app: Flask) -> None:
 
     @app.after_request
     def finish(response: Response) -> Response:
-        response.headers["x-request-id"] = request.environ[_REQUEST_ID]
-        emit: Callable[..., None] = log.debug if request.endpoint in _PROBES else log.info
-        answer: Answer | None = request.environ.get(_ANSWER)
+        environ = request.environ
+        response.headers["x-request-id"] = environ[_REQUEST_ID]
+        answer: Answer | None = environ.get(_ANSWER)
+        error: str | None = environ.get(_ERROR)
+        route = str(request.url_rule) if request.url_rule else "unknown"  # the pattern, never the client's path
+        seconds = time.monotonic() - environ[_RECEIVED]
         fields: dict[str, Any] = {
-            "request_id": request.environ[_REQUEST_ID],
+            "request_id": environ[_REQUEST_ID],
             "method": request.method,
-            "route": str(request.url_rule) if request.url_rule else None,  # the pattern, never the client's path
+            "route": route,
             "status": response.status_code,
-            "total_ms": round(1000 * (time.monotonic() - request.environ[_RECEIVED]), 3),
+            "total_ms": round(1000 * seconds, 3),
         }
+        metrics.answered(route=route, status=response.status_code, seconds=seconds, reason=error)
         if answer is not None:
+            metrics.embedded(inputs=answer.inputs, tokens=answer.tokens, stages_ms=answer.stages_ms)
             fields |= {"inputs": answer.inputs, "tokens": answer.tokens, "stages_ms": answer.stages_ms}
-        if _ERROR in request.environ:
-            fields["error"] = request.environ[_ERROR]
+        if error is not None:
+            fields["error"] = error
+        emit: Callable[..., None] = log.debug if request.endpoint in _PROBES else log.info
         emit("request", extra=fields)
         return response
 

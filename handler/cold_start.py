@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from handler.encoding import finish_vectors
 from handler.engine import Core, Engine
@@ -25,6 +26,21 @@ _WARM_UP_TIMEOUT_S = 300
 _UNIT_TOLERANCE = 1e-3
 
 
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Put off collecting while what lives for ever is made, and set that aside for good afterwards.
+
+    Looking for rubbish among a million lasting objects takes a fifth of the imports' time, and later of a request's.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@without_garbage_collection()
 def load_model(
     settings: Settings,
     lifecycle: Lifecycle[LoadedModel],
@@ -51,9 +67,15 @@ def load_model(
         folder.prompts,
         default_name=settings.default_prompt_name or folder.default_prompt_name,
         instruction_template=settings.instruction_template,
+        representations={
+            "query": settings.representation_query,
+            "document": settings.representation_document,
+            "symmetric": settings.representation_symmetric,
+        },
     )
     with lifecycle.phase("imports"):
         import_vllm()
+    gc.freeze()  # the engine collects once when it is built: let it find nothing to look through
     log.info("imported", extra={"seconds": lifecycle.phases["imports"]})
     with lifecycle.phase("tokenizer"):
         tokenizer = load_tokenizer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -43,6 +43,13 @@ class Body:
     content: bytes
     mimetype: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
+
+
+class Encoder(Protocol):
+    """Writes the vectors of one request, (n, dim) in input order, in the wire format of its client."""
+
+    def __call__(self, vectors: Vectors, *, token_count: int) -> Body:
+        """Return the response body; *token_count* is what the usage shall say."""
 
 
 def merge_chunks(vectors: Vectors, lengths: list[int], weights: list[int], *, unit_length: bool) -> Vectors:

@@ -1,6 +1,7 @@
 """Every failure a client can see, and the one failure an operator can see.
 
-The class is the policy (status, type, code, seconds to wait), the instance carries the message and the parameter.
+The class is the policy (status, type, code, seconds to wait; for PhariaInference's routes its own code, and its own
+status where that differs), the instance carries the message and the parameter.
 This is the only file that names HTTP statuses of errors. Messages never quote a client's text.
 """
 
@@ -23,6 +24,8 @@ class ServiceError(Exception):
     type: ClassVar[str] = "server_error"
     code: ClassVar[str | None] = None
     retry_after: ClassVar[int | None] = None  # seconds
+    pharia_code: ClassVar[str] = "INTERNAL_ERROR"
+    pharia_status: ClassVar[HTTPStatus | None] = None  # None: the same status
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         """Keep *message* for the client and *param*, the request field it is about."""
@@ -40,6 +43,13 @@ class InvalidRequestError(ServiceError):
 
     status = HTTPStatus.BAD_REQUEST
     type = "invalid_request_error"
+    pharia_code = "PAYLOAD_ERROR"
+
+
+class MissingCapabilityError(InvalidRequestError):
+    """What is asked for is clear, but the served model cannot do it."""
+
+    pharia_code = "MISSING_CAPABILITY"
 
 
 class ContextLengthError(InvalidRequestError):
@@ -53,6 +63,7 @@ class AuthenticationError(InvalidRequestError):
 
     status = HTTPStatus.UNAUTHORIZED
     code = "invalid_api_key"
+    pharia_code = "UNAUTHORIZED"
 
 
 class ModelNotFoundError(InvalidRequestError):
@@ -60,18 +71,21 @@ class ModelNotFoundError(InvalidRequestError):
 
     status = HTTPStatus.NOT_FOUND
     code = "model_not_found"
+    pharia_code = "UNKNOWN_MODEL"
 
 
 class RouteNotFoundError(InvalidRequestError):
     """No such path."""
 
     status = HTTPStatus.NOT_FOUND
+    pharia_code = "NOT_FOUND"
 
 
 class MethodNotAllowedError(InvalidRequestError):
     """The path exists, but not for this method."""
 
     status = HTTPStatus.METHOD_NOT_ALLOWED
+    pharia_code = "METHOD_NOT_ALLOWED"
 
 
 class RequestTooLargeError(InvalidRequestError):
@@ -79,6 +93,7 @@ class RequestTooLargeError(InvalidRequestError):
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     code = "request_too_large"
+    pharia_code = "PAYLOAD_TOO_LARGE"
 
 
 class OverloadedError(ServiceError):
@@ -88,6 +103,8 @@ class OverloadedError(ServiceError):
     type = "rate_limit_error"
     code = "overloaded"
     retry_after = 1
+    pharia_code = "QUEUE_FULL"
+    pharia_status = HTTPStatus.SERVICE_UNAVAILABLE  # their client says "busy" at 503 only
 
 
 class UnavailableError(ServiceError):
@@ -95,6 +112,7 @@ class UnavailableError(ServiceError):
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     retry_after = 1
+    pharia_code = "UNAVAILABLE"
 
 
 class NotReadyError(UnavailableError):
@@ -122,3 +140,4 @@ class DeadlineExceededError(ServiceError):
 
     status = HTTPStatus.GATEWAY_TIMEOUT
     code = "timeout"
+    pharia_code = "TIMEOUT"

@@ -89,6 +89,11 @@ class Lifecycle(Generic[ModelT]):
             self._state = state
             self._changed.notify_all()
 
+    def wait_started(self) -> None:
+        """Wait until the start has come to an end, good or bad."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._state is not State.STARTING)
+
     def wait_idle(self, timeout_s: float) -> bool:
         """Wait until no request holds a slot; False when the time is up first."""
         with self._changed:

@@ -1,13 +1,20 @@
-"""Which text goes in front of an input: sentence-transformers prompts and the instruction template."""
+"""Which text goes in front of an input: sentence-transformers prompts, representations, the instruction template."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from handler.errors import InvalidRequestError, StartError
+from handler.inquiry import Part
 
 _INPUT_TYPES = {"query": ("query",), "document": ("document", "passage"), "passage": ("passage", "document")}
+# PhariaInference swaps weights for a representation; models of today are told by a prompt.
+_REPRESENTATIONS = {
+    "query": ("query",),
+    "document": ("document", "passage"),
+    "symmetric": ("symmetric", "STS", "similarity"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,37 +30,69 @@ class Frame:
             return texts
         return [f"{self.before}{text}{self.after}" for text in texts]
 
+    def apply_to_parts(self, prompts: list[list[Part]]) -> list[list[Part]]:
+        """Put the frame around each of *prompts* as parts of its own."""
+        return [[self.before, *parts, self.after] for parts in prompts]
+
 
 class Prompts:
     """The prompts of one model."""
 
     def __init__(
-        self, known: Mapping[str, str], *, default_name: str | None = None, instruction_template: str = "{text}"
+        self,
+        known: Mapping[str, str],
+        *,
+        default_name: str | None = None,
+        instruction_template: str = "{text}",
+        representations: Mapping[str, str | None] | None = None,
     ) -> None:
         """Check the operator's choices against the model's *known* prompts.
 
+        *representations* names the prompt of a representation; None leaves it to the usual names.
+
         Raises:
-            StartError: the default is not a prompt of the model, or the template has no place for the text.
+            StartError: a name is not a prompt of the model, or the template has no place for the text.
         """
-        if default_name is not None and default_name not in known:
-            message = f"EMBED_DEFAULT_PROMPT_NAME: the model has no prompt {default_name!r}; it has {_names(known)}"
-            raise StartError(message)
+        chosen = representations or {}
+        _check_name("EMBED_DEFAULT_PROMPT_NAME", default_name, known)
+        for representation, name in chosen.items():
+            _check_name(f"EMBED_REPRESENTATION_{representation.upper()}", name, known)
         if "{text}" not in instruction_template or "{instruction}" not in instruction_template:
             message = "EMBED_INSTRUCTION_TEMPLATE: must hold {instruction} and {text}"
             raise StartError(message)
         self.known = dict(known)
         self.default_name = default_name
+        self.representations = {  # representation -> prompt name
+            representation: chosen.get(representation) or _first(usual, known)
+            for representation, usual in _REPRESENTATIONS.items()
+        }
         self._template = instruction_template
 
+    @property
+    def instructable(self) -> bool:
+        """Whether the model was trained with instructions: one of its prompts begins as the template does."""
+        head = self._template.split("{instruction}", 1)[0]
+        return bool(head) and any(text.startswith(head) for text in self.known.values())
+
     def frame(
-        self, *, prompt_name: str | None = None, input_type: str | None = None, instruction: str | None = None
+        self,
+        *,
+        prompt_name: str | None = None,
+        input_type: str | None = None,
+        representation: str | None = None,
+        instruction: str | None = None,
     ) -> Frame:
         """Choose the frame that a request asks for, the model's default where it asks for nothing.
 
         Raises:
-            InvalidRequestError: an unknown name, or more than one of the three.
+            InvalidRequestError: an unknown name, or more than one of them.
         """
-        chosen = {"prompt_name": prompt_name, "input_type": input_type, "instruction": instruction}
+        chosen = {
+            "prompt_name": prompt_name,
+            "input_type": input_type,
+            "representation": representation,
+            "instruction": instruction,
+        }
         given = [name for name, value in chosen.items() if value is not None]
         if len(given) > 1:
             message = f"{given[0]} and {given[1]} cannot be used together"
@@ -62,6 +101,8 @@ class Prompts:
             return self._instructed(instruction)
         if input_type is not None:
             return self._typed(input_type)
+        if representation is not None:
+            return self._in_front(self.representations[representation])
         return self._named(prompt_name or self.default_name)
 
     def _named(self, name: str | None) -> Frame:
@@ -76,7 +117,9 @@ class Prompts:
         if input_type not in _INPUT_TYPES:
             message = f"input_type must be one of {_names(_INPUT_TYPES)}"
             raise InvalidRequestError(message, param="input_type")
-        name = next((name for name in _INPUT_TYPES[input_type] if name in self.known), None)
+        return self._in_front(_first(_INPUT_TYPES[input_type], self.known))
+
+    def _in_front(self, name: str | None) -> Frame:
         return Frame(self.known[name]) if name else Frame()  # as sentence-transformers' encode_query without a prompt
 
     def _instructed(self, instruction: str) -> Frame:
@@ -84,6 +127,16 @@ class Prompts:
             return Frame()
         before, after = self._template.split("{text}", 1)
         return Frame(before.replace("{instruction}", instruction), after.replace("{instruction}", instruction))
+
+
+def _check_name(variable: str, name: str | None, known: Mapping[str, str]) -> None:
+    if name is not None and name not in known:
+        message = f"{variable}: the model has no prompt {name!r}; it has {_names(known)}"
+        raise StartError(message)
+
+
+def _first(names: Sequence[str], known: Mapping[str, str]) -> str | None:
+    return next((name for name in names if name in known), None)
 
 
 def _names(names: Mapping[str, object]) -> str:

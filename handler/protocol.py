@@ -1,17 +1,19 @@
-"""OpenAI's wire format: bytes to `EmbeddingRequest`; nothing behind it validates again.
+"""OpenAI's wire format: bytes to `EmbeddingRequest` to the inner request; nothing behind it validates again.
 
 Reference: https://platform.openai.com/docs/api-reference/embeddings, plus the extra fields of vLLM's own server.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from handler.errors import InvalidRequestError
+from handler.errors import InvalidRequestError, MissingCapabilityError
+from handler.inquiry import Chat, Inquiry, Texts, TokenLists
 
+ModelT = TypeVar("ModelT", bound=BaseModel)
 TokenIds = Annotated[list[int], Field(min_length=1, fail_fast=True)]
 
 _MESSAGES = {
@@ -19,6 +21,9 @@ _MESSAGES = {
     "union_tag_not_found": "must be a string, a list of strings, a list of token ids or a list of such lists",
     "too_short": "must not be empty",
 }
+MISSING_CAPABILITY = "missing_capability"  # the type of a validation error that is not the client's mistake
+# Tags of unions, which pydantic puts in the path to a field and no client knows; a field's own name comes first.
+_TAGS = {"text", "texts", "tokens", "token_lists", "token_ids", "items", "image"}
 
 
 def _input_kind(value: object) -> str | None:
@@ -122,22 +127,49 @@ class EmbeddingRequest(BaseModel):
         return [self.input] if isinstance(self.input[0], int) else self.input  # type: ignore[list-item,return-value]
 
     @property
-    def input_count(self) -> int:
-        """How many vectors are asked for."""
-        return len(self.texts or self.token_lists or [None])
-
-    @property
     def unit_length(self) -> bool | None:
         """Whether vectors shall have unit length; None: what the model's own modules say."""
         return self.use_activation if self.use_activation is not None else self.normalize
 
+    def inquiry(self) -> Inquiry:
+        """Return what is asked for, free of this wire format."""
+        return Inquiry(
+            inputs=self._inputs(),
+            model=self.model,
+            prompt_name=self.prompt_name,
+            input_type=self.input_type,
+            instruction=self.instruction,
+            dimensions=self.dimensions,
+            unit_length=self.unit_length,
+            truncate_to=self.truncate_prompt_tokens,
+            truncation_side=self.truncation_side or "right",
+        )
+
+    def _inputs(self) -> Texts | TokenLists | Chat:
+        if (texts := self.texts) is not None:
+            return Texts(texts, add_special_tokens=self.add_special_tokens is not False)
+        if (token_lists := self.token_lists) is not None:
+            return TokenLists(token_lists)
+        return Chat(
+            [message.model_dump() for message in self.messages or []],
+            add_generation_prompt=bool(self.add_generation_prompt),
+            add_special_tokens=bool(self.add_special_tokens),
+            template_kwargs=self.chat_template_kwargs or {},
+        )
+
 
 def parse_request(body: bytes) -> EmbeddingRequest:
-    """Parse and validate *body*.
+    """Parse and validate the *body* of OpenAI's route; raises as `parse_body`."""
+    return parse_body(body, EmbeddingRequest)
+
+
+def parse_body(body: bytes, wire: type[ModelT]) -> ModelT:
+    """Parse and validate *body* as *wire*.
 
     Raises:
         InvalidRequestError: not JSON (NaN, infinite numbers, lone surrogates and invalid UTF-8 are not), or a field of
             a wrong type or out of range; the message names the field and never quotes its value.
+        MissingCapabilityError: a field asks for what no model here can do.
     """
     try:
         content = orjson.loads(body)
@@ -148,18 +180,18 @@ def parse_request(body: bytes) -> EmbeddingRequest:
         message = "the body must be a JSON object"
         raise InvalidRequestError(message)
     try:
-        return EmbeddingRequest.model_validate(content)
+        return wire.model_validate(content)
     except ValidationError as exc:
         raise _invalid(exc) from None
 
 
 def _invalid(exc: ValidationError) -> InvalidRequestError:
     error = exc.errors(include_url=False, include_input=False, include_context=False)[0]
-    # Tags of the union are not part of a path that a client knows.
-    path = [str(step) for step in error["loc"] if step not in ("text", "texts", "tokens", "token_lists")]
+    path = [str(step) for index, step in enumerate(error["loc"]) if index == 0 or step not in _TAGS]
     message = _MESSAGES.get(error["type"], error["msg"].removeprefix("Value error, "))
     shown = f"{'.'.join(path)}: {message}" if path else message
-    return InvalidRequestError(shown, param=path[0] if path else _named_field(message))
+    kind = MissingCapabilityError if error["type"] == MISSING_CAPABILITY else InvalidRequestError
+    return kind(shown, param=path[0] if path else _named_field(message))
 
 
 def _named_field(message: str) -> str | None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from handler.encoding import Body, Wire, encode_response, finish_vectors, merge_chunks
+from handler.encoding import Body, Encoder, finish_vectors, merge_chunks
 from handler.engine import Engine
-from handler.errors import InvalidRequestError, ModelNotFoundError
+from handler.errors import InvalidRequestError, MissingCapabilityError, ModelNotFoundError
+from handler.inquiry import Chat, Inquiry, Mixed, Part, Texts, TokenLists
 from handler.lifecycle import Lifecycle
 from handler.model_folder import Matryoshka
-from handler.prompts import Prompts
-from handler.protocol import EmbeddingRequest
+from handler.prompts import Frame, Prompts
 from handler.tokenization import Batch, LengthRule, LongInput, TextTokenizer
 
 
@@ -29,6 +29,10 @@ class LoadedModel:
     pooling: str
     dtype: str
     architecture: str
+
+    def can_cut_to(self, size: int) -> bool:
+        """Whether vectors of *size* numbers can be had."""
+        return size == self.dimensions or (size < self.dimensions and self.matryoshka.allows(size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,25 +66,25 @@ class EmbeddingService:
         self._lifecycle = lifecycle
         self.rules = rules
 
-    def embed(self, request: EmbeddingRequest, *, received: float) -> Answer:
-        """Answer *request*, which came at *received* (monotonic seconds).
+    def embed(self, inquiry: Inquiry, encode: Encoder, *, received: float) -> Answer:
+        """Answer *inquiry*, which came at *received* (monotonic seconds), in the wire format of *encode*.
 
         Raises:
             ServiceError: whatever keeps it from being answered; see `errors`.
         """
-        self._check(request)
+        self._check(inquiry)
         with self._lifecycle.admit() as model:
-            dimensions = _dimensions(request, model)
+            dimensions = _dimensions(inquiry, model)
             begin = time.monotonic()
-            batch = self._tokenize(request, model)
+            batch = self._tokenize(inquiry, model)
             tokenized = time.monotonic()
             embedded = model.engine.embed(batch.token_ids, deadline=received + self.rules.request_timeout_s)
         done = time.monotonic()
-        unit_length = model.normalizes if request.unit_length is None else request.unit_length
+        unit_length = model.normalizes if inquiry.unit_length is None else inquiry.unit_length
         weights = [len(ids) for ids in batch.token_ids]
         vectors = merge_chunks(embedded.vectors, batch.lengths, weights, unit_length=unit_length)
         vectors = finish_vectors(vectors, dimensions=dimensions, unit_length=unit_length)
-        body = encode_response(vectors, _wire(request), model=self.rules.names[0], token_count=batch.token_count)
+        body = encode(vectors, token_count=batch.token_count)
         seconds = {
             "parse": begin - received,
             "tokenize": tokenized - begin,
@@ -89,73 +93,100 @@ class EmbeddingService:
             "encode": time.monotonic() - done,
         }
         stages_ms = {name: round(1000 * value, 3) for name, value in seconds.items()}
-        return Answer(body, request.input_count, batch.token_count, stages_ms)
+        return Answer(body, len(inquiry.inputs), batch.token_count, stages_ms)
 
-    def _check(self, request: EmbeddingRequest) -> None:
+    def tokenize(self, parts: list[Part], *, model: str | None) -> list[tuple[int, str]]:
+        """Return id and text of each token of *parts*, without special tokens."""
+        self.check_model_name(model)
+        with self._lifecycle.admit() as loaded:
+            return loaded.tokenizer.tokens(parts)
+
+    def detokenize(self, token_ids: list[int], *, model: str | None) -> str:
+        """Return the text of *token_ids*."""
+        self.check_model_name(model)
+        with self._lifecycle.admit() as loaded:
+            return loaded.tokenizer.decode(token_ids)
+
+    def tokenizer_json(self, *, model: str) -> bytes:
+        """Return the model's tokenizer.json."""
+        self.check_model_name(model)
+        with self._lifecycle.admit() as loaded:
+            return loaded.tokenizer.as_json()
+
+    def check_model_name(self, name: str | None) -> None:
+        """Refuse a model that is not served here; no name means the served one."""
+        rules = self.rules
+        if rules.check_model_name and name is not None and name not in rules.names:
+            message = f"this server has no such model; it serves {', '.join(rules.names)}"
+            raise ModelNotFoundError(message, param="model")
+
+    def _check(self, inquiry: Inquiry) -> None:
         """Refuse what needs no model to be refused."""
         rules = self.rules
         if not rules.supported:
             message = "embeddings are switched off for this model (EMBED_EMBEDDING_TASK_SUPPORTED=false)"
-            raise InvalidRequestError(message)
-        if rules.check_model_name and request.model is not None and request.model not in rules.names:
-            message = f"this server has no such model; it serves {', '.join(rules.names)}"
-            raise ModelNotFoundError(message, param="model")
-        if request.input_count > rules.max_inputs:
-            message = f"input has {request.input_count} items, at most {rules.max_inputs} are taken in one request"
+            raise MissingCapabilityError(message)
+        self.check_model_name(inquiry.model)
+        count = len(inquiry.inputs)
+        if count > rules.max_inputs:
+            message = f"input has {count} items, at most {rules.max_inputs} are taken in one request"
             raise InvalidRequestError(message, param="input")
-        if request.token_lists is not None and not rules.allow_token_ids:
+        if isinstance(inquiry.inputs, TokenLists | Mixed) and not rules.allow_token_ids:
             message = (
                 "this server takes text, not token ids, which another model's tokenizer may have made; "
                 "with LangChain set check_embedding_ctx_length=False"
             )
             raise InvalidRequestError(message, param="input")
 
-    def _tokenize(self, request: EmbeddingRequest, model: LoadedModel) -> Batch:
-        rule = self._length_rule(request, model)
-        if request.token_lists is not None:
-            return model.tokenizer.check_token_ids(request.token_lists, rule)
-        if request.messages is not None:
-            text = model.tokenizer.render_chat(
-                [message.model_dump() for message in request.messages],
-                add_generation_prompt=bool(request.add_generation_prompt),
-                template_kwargs=request.chat_template_kwargs or {},
+    def _tokenize(self, inquiry: Inquiry, model: LoadedModel) -> Batch:
+        rule = self._length_rule(inquiry, model)
+        inputs, tokenizer = inquiry.inputs, model.tokenizer
+        if isinstance(inputs, TokenLists):
+            return tokenizer.check_token_ids(inputs.token_lists, rule)
+        if isinstance(inputs, Chat):
+            text = tokenizer.render_chat(
+                inputs.messages,
+                add_generation_prompt=inputs.add_generation_prompt,
+                template_kwargs=inputs.template_kwargs,
             )
-            return model.tokenizer.encode_texts([text], rule, add_special_tokens=bool(request.add_special_tokens))
+            return tokenizer.encode_texts([text], rule, add_special_tokens=inputs.add_special_tokens)
         frame = model.prompts.frame(
-            prompt_name=request.prompt_name, input_type=request.input_type, instruction=request.instruction
+            prompt_name=inquiry.prompt_name,
+            input_type=inquiry.input_type,
+            representation=inquiry.representation,
+            instruction=inquiry.instruction,
         )
-        return model.tokenizer.encode_texts(
-            frame.apply(request.texts or []), rule, add_special_tokens=request.add_special_tokens is not False
-        )
+        batch = _encode_framed(inputs, frame, tokenizer, rule)
+        if inquiry.counts_prompt or frame == Frame():
+            return batch
+        return replace(batch, token_count=_encode_framed(inputs, Frame(), tokenizer, rule).token_count)
 
-    def _length_rule(self, request: EmbeddingRequest, model: LoadedModel) -> LengthRule:
-        wanted = request.truncate_prompt_tokens
-        side = request.truncation_side or "right"
+    def _length_rule(self, inquiry: Inquiry, model: LoadedModel) -> LengthRule:
+        wanted = inquiry.truncate_to
         if wanted is None:
-            return LengthRule(model.max_tokens, self.rules.long_input, side)
+            return LengthRule(model.max_tokens, self.rules.long_input, inquiry.truncation_side)
         if wanted > model.max_tokens or wanted == 0:
             message = f"truncate_prompt_tokens must be -1 or from 1 to {model.max_tokens}, what this model takes"
             raise InvalidRequestError(message, param="truncate_prompt_tokens")
-        return LengthRule(model.max_tokens if wanted == -1 else wanted, "truncate", side)
+        return LengthRule(model.max_tokens if wanted == -1 else wanted, "truncate", inquiry.truncation_side)
 
 
-def _dimensions(request: EmbeddingRequest, model: LoadedModel) -> int | None:
+def _encode_framed(inputs: Texts | Mixed, frame: Frame, tokenizer: TextTokenizer, rule: LengthRule) -> Batch:
+    if isinstance(inputs, Mixed):
+        return tokenizer.encode_parts(frame.apply_to_parts(inputs.prompts), rule)
+    return tokenizer.encode_texts(frame.apply(inputs.texts), rule, add_special_tokens=inputs.add_special_tokens)
+
+
+def _dimensions(inquiry: Inquiry, model: LoadedModel) -> int | None:
     """Return the size to cut to, None where nothing is cut."""
-    wanted = request.dimensions
+    wanted = inquiry.dimensions
     if wanted is None or wanted == model.dimensions:
         return None
-    if wanted > model.dimensions or not model.matryoshka.allows(wanted):
+    if not model.can_cut_to(wanted):
         message = (
-            f"dimensions: this model ({model.architecture}, {model.dimensions} dimensions) cannot be cut to {wanted}; "
-            f"sizes it was trained for: {model.matryoshka}"
+            f"this model ({model.architecture}, {model.dimensions} dimensions) cannot be cut to {wanted}; sizes it was "
+            f"trained for: {model.matryoshka}; ask for all {model.dimensions}, or let the operator allow other sizes "
+            "(EMBED_MATRYOSHKA_DIMENSIONS)"
         )
-        raise InvalidRequestError(message, param="dimensions")
+        raise MissingCapabilityError(message, param="dimensions")
     return wanted
-
-
-def _wire(request: EmbeddingRequest) -> Wire:
-    return Wire(
-        encoding_format=request.encoding_format or "float",
-        embed_dtype=request.embed_dtype or "float32",
-        endianness=request.endianness or "native",
-    )

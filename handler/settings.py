@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from handler.errors import StartError
@@ -42,6 +42,7 @@ def _matryoshka(value: object) -> object:
 
 
 CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
+PortList = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode, BeforeValidator(_comma_list)]
 JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)]
 JsonList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json)]
 Matryoshka = Annotated[Literal["any"] | tuple[int, ...] | None, NoDecode, BeforeValidator(_matryoshka)]
@@ -83,6 +84,9 @@ class Settings(BaseSettings):
     token_id_input: Literal["allow", "reject"] = "allow"  # noqa: S105 - no password
     matryoshka_dimensions: Matryoshka = None
     default_prompt_name: str | None = None
+    representation_query: str | None = None
+    representation_document: str | None = None
+    representation_symmetric: str | None = None
     instruction_template: str = "Instruct: {instruction}\nQuery:{text}"
     check_model_name: bool = True
     request_timeout_s: float = Field(default=120, gt=0)
@@ -99,6 +103,8 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=1, le=65535, validation_alias="PORT")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", validation_alias="LOG_LEVEL")
     log_format: Literal["json", "text"] = "json"
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    tcp_probes: PortList = ()
     service_name: str = "serverless-embeddings"
     service_role: str = "worker"
     start_timeout_s: float = Field(default=900, gt=0)
@@ -110,6 +116,18 @@ class Settings(BaseSettings):
         """Name the environment variable that sets *field*."""
         alias = cls.model_fields[field].validation_alias
         return alias if isinstance(alias, str) else PREFIX + field.upper()
+
+    @classmethod
+    def problem(cls, field: str, text: str) -> str | None:
+        """Say what is wrong with *text* as the value of *field*, None if nothing; the environment is not read."""
+        annotated: Any = Annotated  # its items are not known before
+        info = cls.model_fields[field]
+        try:
+            TypeAdapter(annotated[info.annotation, info]).validate_python(text)
+        except ValidationError as exc:
+            errors = exc.errors(include_url=False, include_context=False, include_input=False)
+            return " or ".join(error["msg"] for error in errors)
+        return None
 
     @classmethod
     def from_environment(cls) -> Settings:
@@ -177,6 +195,7 @@ def prepare_process(settings: Settings) -> None:
         "TRANSFORMERS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "true",
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning OpenMP threads would fight the HTTP threads for the cores
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # its warnings are not log lines of ours
         "USER": "embed",  # torch asks for a user name, which an arbitrary uid has not
     }
     for name, value in defaults.items():

@@ -5,12 +5,16 @@ The Rust tokenizer is called once per request, outside the engine thread, and re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from handler.errors import ContextLengthError, InvalidRequestError, StartError
+from handler.inquiry import Part
+
+_VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.tiktoken", "tekken.json")
 
 Side = Literal["left", "right"]
 LongInput = Literal["error", "truncate", "chunk"]
@@ -21,6 +25,15 @@ class Backend(Protocol):
 
     def encode_batch_fast(self, texts: list[str], *, add_special_tokens: bool) -> Sequence[Any]:
         """Tokenize *texts*; each result has `.ids`."""
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """Return the token of an id as the vocabulary writes it."""
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        """Return the text of *ids*."""
+
+    def to_str(self) -> str:
+        """Return the tokenizer as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +57,21 @@ class LengthRule:
 class TextTokenizer:
     """The tokenizer of one model."""
 
-    def __init__(self, backend: Backend, *, vocab_size: int, lower_case: bool = False, chat: Any = None) -> None:
-        """Wrap *backend*; *chat* renders messages (None: the model has no chat template)."""
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        vocab_size: int,
+        lower_case: bool = False,
+        chat: Any = None,
+        file: Path | None = None,
+    ) -> None:
+        """Wrap *backend*; *chat* renders messages and *file* is its tokenizer.json, None where the model has none."""
         self._backend = backend
         self._vocab_size = vocab_size
         self._lower_case = lower_case
         self._chat = chat
+        self._file = file
         self._prefix, self._suffix = self._special_tokens()
 
     def _special_tokens(self) -> tuple[list[int], list[int]]:
@@ -75,12 +97,57 @@ class TextTokenizer:
             InvalidRequestError: a text has no tokens at all.
         """
         token_ids = self._encode(texts, add_special_tokens=add_special_tokens)
-        for index, ids in enumerate(token_ids):
-            if not ids:
-                message = f"input {index} has no tokens: this model's tokenizer adds none to an empty text"
-                raise InvalidRequestError(message, param="input")
         special = (self._prefix, self._suffix) if add_special_tokens else ([], [])
-        return _fit(token_ids, rule, special)
+        return _fit(_not_empty(token_ids), rule, special)
+
+    def encode_parts(self, prompts: list[list[Part]], rule: LengthRule) -> Batch:
+        """Tokenize the texts in each of *prompts* without special tokens, join them with its ids, then add those.
+
+        Neighbouring texts are one text. Special tokens that the ids already begin or end with are not added again.
+
+        Raises:
+            ContextLengthError: a prompt is too long and the rule says so.
+            InvalidRequestError: an id is not in the vocabulary, or a prompt has no tokens at all.
+        """
+        token_ids = [self._enclose(self._join(parts, index)) for index, parts in enumerate(prompts)]
+        return _fit(_not_empty(token_ids), rule, (self._prefix, self._suffix))
+
+    def _join(self, parts: list[Part], index: int) -> list[int]:
+        joined: list[int] = []
+        for is_text, group in groupby(parts, lambda part: isinstance(part, str)):
+            if is_text:
+                joined += self._encode(["".join(cast("Iterable[str]", group))], add_special_tokens=False)[0]
+            else:
+                ids = list(chain.from_iterable(cast("Iterable[list[int]]", group)))
+                self._check_vocabulary(ids, index)
+                joined += ids
+        return joined
+
+    def _enclose(self, ids: list[int]) -> list[int]:
+        prefix = [] if ids[: len(self._prefix)] == self._prefix else self._prefix
+        suffix = [] if ids[len(ids) - len(self._suffix) :] == self._suffix else self._suffix
+        return [*prefix, *ids, *suffix]
+
+    def tokens(self, parts: list[Part]) -> list[tuple[int, str]]:
+        """Return id and token of *parts*, without special tokens.
+
+        Raises:
+            InvalidRequestError: an id is not in the vocabulary.
+        """
+        return [(token_id, self._backend.id_to_token(token_id) or "") for token_id in self._join(parts, 0)]
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Return the text of *token_ids*, special tokens included.
+
+        Raises:
+            InvalidRequestError: an id is not in the vocabulary.
+        """
+        self._check_vocabulary(token_ids, 0)
+        return self._backend.decode(token_ids, skip_special_tokens=False)
+
+    def as_json(self) -> bytes:
+        """Return the model's tokenizer.json, written anew where its folder has none."""
+        return self._file.read_bytes() if self._file else self._backend.to_str().encode()
 
     def check_token_ids(self, token_lists: list[list[int]], rule: LengthRule) -> Batch:
         """Check ids that a client made itself; they are used as they are.
@@ -90,11 +157,16 @@ class TextTokenizer:
             InvalidRequestError: an id is not in the vocabulary.
         """
         for index, ids in enumerate(token_lists):
-            bad = max(ids) if max(ids) >= self._vocab_size else min(ids)
-            if not 0 <= bad < self._vocab_size:
-                message = f"input {index}: token id {bad} is not in the vocabulary of {self._vocab_size} ids"
-                raise InvalidRequestError(message, param="input")
+            self._check_vocabulary(ids, index)
         return _fit(token_lists, rule, ([], []))
+
+    def _check_vocabulary(self, ids: list[int], index: int) -> None:
+        if not ids:
+            return
+        bad = max(ids) if max(ids) >= self._vocab_size else min(ids)
+        if not 0 <= bad < self._vocab_size:
+            message = f"input {index}: token id {bad} is not in the vocabulary of {self._vocab_size} ids"
+            raise InvalidRequestError(message, param="input")
 
     def render_chat(
         self, messages: list[dict[str, str]], *, add_generation_prompt: bool, template_kwargs: dict[str, Any]
@@ -115,6 +187,14 @@ class TextTokenizer:
             raise InvalidRequestError(message, param="messages") from exc
 
 
+def _not_empty(token_ids: list[list[int]]) -> list[list[int]]:
+    for index, ids in enumerate(token_ids):
+        if not ids:
+            message = f"input {index} has no tokens: this model's tokenizer adds none to an empty text"
+            raise InvalidRequestError(message, param="input")
+    return token_ids
+
+
 def _fit(token_ids: list[list[int]], rule: LengthRule, special: tuple[list[int], list[int]]) -> Batch:
     """Apply *rule* to every list of ids; the common case, nothing too long, copies nothing."""
     longest = max(map(len, token_ids))
@@ -124,7 +204,7 @@ def _fit(token_ids: list[list[int]], rule: LengthRule, special: tuple[list[int],
         index = next(index for index, ids in enumerate(token_ids) if len(ids) > rule.limit)
         message = (
             f"input {index} has {len(token_ids[index])} tokens, this model takes at most {rule.limit}; "
-            f"shorten it or send truncate_prompt_tokens=-1"
+            "shorten it, send truncate_prompt_tokens=-1 to /embeddings, or let the operator set EMBED_LONG_INPUT"
         )
         raise ContextLengthError(message, param="input")
     fitted: list[list[int]] = []
@@ -159,6 +239,11 @@ def load_tokenizer(path: Path, *, lower_case: bool, vocab_size: int | None, trus
     Raises:
         StartError: the folder has no tokenizer that can be loaded, or only a slow one.
     """
+    if not any(file for pattern in _VOCABULARY_FILES for file in path.glob(pattern)):
+        message = (
+            f"the tokenizer in {path} has no vocabulary ({', '.join(_VOCABULARY_FILES)}); download the model again"
+        )
+        raise StartError(message)  # Transformers would make one without words, and every text the same
     from transformers import AutoTokenizer  # noqa: PLC0415 - takes a second; the server answers while it loads
 
     try:
@@ -178,6 +263,7 @@ def load_tokenizer(path: Path, *, lower_case: bool, vocab_size: int | None, trus
         vocab_size=min(known, vocab_size or known),
         lower_case=lower_case,
         chat=tokenizer.apply_chat_template if tokenizer.chat_template else None,
+        file=path / "tokenizer.json" if (path / "tokenizer.json").is_file() else None,
     )
 
 

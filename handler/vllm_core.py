@@ -166,7 +166,7 @@ def _count_dense(model: Any) -> int:
     """Count the linear layers of the embedding head; runs in every worker process of the engine."""
     pooler = getattr(model, "pooler", None)
     pooler = getattr(pooler, "poolers_by_task", {}).get("embed", pooler)
-    projector = getattr(getattr(pooler, "head", None), "projector", None)
+    projector: Any = getattr(getattr(pooler, "head", None), "projector", None)
     layers = projector.modules() if hasattr(projector, "modules") else ()
     return sum(hasattr(layer, "out_features") for layer in layers)
 

@@ -7,17 +7,21 @@ import os
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from typing import NoReturn
 
 from flask import Flask
 
+from handler import __version__
 from handler.access import Access, read_secret
-from handler.app import ModelCard
 from handler.app import create_app as build_app
 from handler.cold_start import load_model
 from handler.errors import StartError
 from handler.lifecycle import Lifecycle, State
+from handler.listings import ModelCard
 from handler.logs import where
+from handler.metrics import Metrics
+from handler.ports import open_tcp_probes, serve_metrics
 from handler.service import EmbeddingService, LoadedModel, Rules
 from handler.settings import Settings
 from handler.weights import model_name
@@ -38,6 +42,11 @@ def create_app() -> Flask:
     )
     keys = () if settings.trust_platform_auth else [key.get_secret_value() for key in settings.api_keys]
     access = Access(keys, pending=_needs_secret(settings))
+    metrics = Metrics(
+        slots=settings.max_concurrent_requests,
+        in_flight=lambda: lifecycle.in_flight,
+        is_ready=lambda: lifecycle.state is State.READY,
+    )
     app = build_app(
         EmbeddingService(lifecycle, _rules(settings)),
         lifecycle,
@@ -49,13 +58,13 @@ def create_app() -> Flask:
             tags=settings.tags,
             maximum_completion_tokens=settings.maximum_completion_tokens,
         ),
+        metrics=metrics,
         max_body_bytes=settings.max_body_bytes,
         cors_allow_origins=settings.cors_allow_origins,
     )
     app.extensions["lifecycle"] = lifecycle  # for the gunicorn worker, which has only the application
-    threading.Thread(
-        target=_cold_start, args=(settings, lifecycle, access, app), name="cold-start", daemon=True
-    ).start()
+    process = _Process(settings, lifecycle, access, metrics, app)
+    threading.Thread(target=process.cold_start, name="cold-start", daemon=True).start()
     return app
 
 
@@ -76,69 +85,79 @@ def _rules(settings: Settings) -> Rules:
     )
 
 
-def _cold_start(settings: Settings, lifecycle: Lifecycle[LoadedModel], access: Access, app: Flask) -> None:
-    deadline = threading.Timer(settings.start_timeout_s, _start_too_long, args=(settings, lifecycle))
-    deadline.daemon = True
-    deadline.start()
-    try:
-        if _needs_secret(settings) and settings.api_keys_secret_id is not None:
-            access.add(read_secret(settings.api_keys_secret_id, attempts=settings.http_request_retries))
-        # vLLM looks at every global of every module, and Flask's `request` raises outside of a request.
-        model = load_model(
-            settings, lifecycle, build_context=app.test_request_context, on_death=lambda: _engine_died(lifecycle)
-        )
-    except StartError as exc:
-        _stop_failed_start(lifecycle, str(exc))
-    except BaseException as exc:  # noqa: BLE001 - whatever it is, a start that hangs is worse than one that ends
-        _stop_failed_start(lifecycle, f"{type(exc).__name__}: {exc} ({where(exc)})")
-    deadline.cancel()
-    lifecycle.ready(model)
-    if access.is_open and not settings.trust_platform_auth:
-        log.warning("open", extra={"reason": "no EMBED_API_KEYS: everybody who reaches this port may embed"})
-    _tell_ready(settings, lifecycle, model)
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """Everything that the start of this process needs to bring together."""
 
+    settings: Settings
+    lifecycle: Lifecycle[LoadedModel]
+    access: Access
+    metrics: Metrics
+    app: Flask
 
-def _tell_ready(settings: Settings, lifecycle: Lifecycle[LoadedModel], model: LoadedModel) -> None:
-    url = f"http://localhost:{settings.port}/v1"
-    name = _rules(settings).names[0]
-    log.info(
-        "ready",
-        extra={
-            "url": url,
-            "model": name,
-            "dimensions": model.dimensions,
-            "max_tokens": model.max_tokens,
-            "start_s": lifecycle.phases["total"],
-            "phases_s": lifecycle.phases,
-        },
-    )
-    if settings.log_format == "text":
-        key = "" if not settings.api_keys else ' -H "Authorization: Bearer $KEY"'
-        body = '{"input": "Input text to be embedded"}'
-        log.info("try: curl %s/embeddings%s -H 'Content-Type: application/json' -d '%s'", url, key, body)
+    def cold_start(self) -> None:
+        """Load the model, then open; every failure ends the process with one line."""
+        deadline = threading.Timer(self.settings.start_timeout_s, self._took_too_long)
+        deadline.daemon = True
+        deadline.start()
+        try:
+            self._open_ports()
+            self._read_keys()
+            # vLLM looks at every global of every module, and Flask's `request` raises outside of a request.
+            model = load_model(
+                self.settings, self.lifecycle, build_context=self.app.test_request_context, on_death=self._engine_died
+            )
+        except StartError as exc:
+            self._stop_failed_start(str(exc))
+        except BaseException as exc:  # noqa: BLE001 - whatever it is, a start that hangs is worse than one that ends
+            self._stop_failed_start(f"{type(exc).__name__}: {exc} ({where(exc)})")
+        deadline.cancel()
+        self.lifecycle.ready(model)
+        self._tell_ready(model)
 
+    def _open_ports(self) -> None:
+        open_tcp_probes(self.settings.tcp_probes, self.lifecycle)
+        if self.settings.metrics_port is not None:
+            serve_metrics(self.settings.metrics_port, self.metrics.registry)
 
-def _start_too_long(settings: Settings, lifecycle: Lifecycle[LoadedModel]) -> None:
-    done = ", ".join(f"{name} {seconds} s" for name, seconds in lifecycle.phases.items()) or "nothing"
-    message = f"not ready after EMBED_START_TIMEOUT_S={settings.start_timeout_s:g}; finished so far: {done}"
-    _stop_failed_start(lifecycle, message)
+    def _read_keys(self) -> None:
+        secret = self.settings.api_keys_secret_id
+        if secret is not None and _needs_secret(self.settings):
+            self.access.add(read_secret(secret, attempts=self.settings.http_request_retries))
 
+    def _tell_ready(self, model: LoadedModel) -> None:
+        settings, phases = self.settings, self.lifecycle.phases
+        if self.access.is_open and not settings.trust_platform_auth:
+            log.warning("open", extra={"reason": "no EMBED_API_KEYS: everybody who reaches this port may embed"})
+        name = _rules(settings).names[0]
+        self.metrics.started(phases_s=phases, model={"name": name, "dtype": model.dtype, "version": __version__})
+        url = f"http://localhost:{settings.port}/v1"
+        size = {"dimensions": model.dimensions, "max_tokens": model.max_tokens}
+        log.info("ready", extra={"url": url, "model": name, **size, "start_s": phases["total"], "phases_s": phases})
+        if settings.log_format == "text":
+            key = " -H 'Authorization: Bearer KEY'" if settings.api_keys else ""
+            body = '{"input": "Input text to be embedded"}'
+            log.info("try: curl %s/embeddings%s -H 'Content-Type: application/json' -d '%s'", url, key, body)
 
-def _stop_failed_start(lifecycle: Lifecycle[LoadedModel], reason: str) -> NoReturn:
-    if lifecycle.state is State.DRAINING:  # told to stop while loading: the process is ending already
-        _exit(0)
-    lifecycle.fail()
-    for line in reason.splitlines():
-        log.error("start_failed", extra={"reason": line})
-    _exit(StartError.exit_code)
+    def _took_too_long(self) -> None:
+        done = ", ".join(f"{name} {seconds} s" for name, seconds in self.lifecycle.phases.items()) or "nothing"
+        limit = self.settings.start_timeout_s
+        self._stop_failed_start(f"not ready after EMBED_START_TIMEOUT_S={limit:g}; finished so far: {done}")
 
+    def _stop_failed_start(self, reason: str) -> NoReturn:
+        if self.lifecycle.state is State.DRAINING:  # told to stop while loading: the process is ending already
+            _exit(0)
+        self.lifecycle.fail()
+        for line in reason.splitlines():
+            log.error("start_failed", extra={"reason": line})
+        _exit(StartError.exit_code)
 
-def _engine_died(lifecycle: Lifecycle[LoadedModel]) -> None:
-    """End the process: waiting requests have been failed already, their answers need a moment to be written."""
-    lifecycle.fail()
-    lifecycle.wait_idle(_ANSWER_WAITING_S)
-    time.sleep(_WRITE_S)
-    _exit(1)
+    def _engine_died(self) -> None:
+        """End the process: waiting requests have been failed already, their answers need a moment to be written."""
+        self.lifecycle.fail()
+        self.lifecycle.wait_idle(_ANSWER_WAITING_S)
+        time.sleep(_WRITE_S)
+        _exit(1)
 
 
 def _exit(code: int) -> NoReturn:

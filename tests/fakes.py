@@ -30,6 +30,19 @@ class ByteTokenizer:
         """Tokenize *texts*."""
         return [Encoding(self._ids(text, add_special_tokens=add_special_tokens)) for text in texts]
 
+    def id_to_token(self, token_id: int) -> str | None:
+        """Name a token."""
+        return f"<{token_id}>" if token_id < 3 else chr(token_id - 3)
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        """Put bytes together again; special tokens show as the vocabulary writes them."""
+        assert not skip_special_tokens
+        return "".join(self.id_to_token(token_id) or "" for token_id in ids)
+
+    def to_str(self) -> str:
+        """Return what stands for a tokenizer.json."""
+        return '{"model": {"type": "bytes"}}'
+
     def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
         inner = [byte + 3 for byte in text.encode()]
         return [SPECIAL_BEFORE, *inner, SPECIAL_AFTER] if self._special and add_special_tokens else inner

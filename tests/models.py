@@ -100,7 +100,7 @@ def _modernbert(folder: Path) -> hf.PreTrainedConfig:
     return hf.ModernBertConfig(**{**SHAPE, **ids, **size})
 
 
-def _qwen3(folder: Path, *, eos_by_flag: bool = False) -> hf.PreTrainedConfig:
+def _qwen3(folder: Path, *, eos_by_flag: bool = False, hidden_size: int = DIM) -> hf.PreTrainedConfig:
     """Make a Qwen3 whose end mark comes from tokenizer.json, as published, or from ``add_eos_token``.
 
     Transformers 5 obeys that flag only where there is no tokenizer.json, so that folder has vocab.json and merges.txt.
@@ -118,7 +118,7 @@ def _qwen3(folder: Path, *, eos_by_flag: bool = False) -> hf.PreTrainedConfig:
     _write_json(folder / "tokenizer_config.json", options)
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
     ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-    size = {"vocab_size": backend.get_vocab_size(), "max_position_embeddings": 256}
+    size = {"vocab_size": backend.get_vocab_size(), "max_position_embeddings": 256, "hidden_size": hidden_size}
     return hf.Qwen3Config(**{**SHAPE, **heads, **ids, **size})
 
 
@@ -196,9 +196,9 @@ def _modernbert_recipe(*modules: Module) -> Recipe:
     return Recipe(_modernbert, (first, mean, *named), sentence_bert=NEW_SENTENCE_BERT)
 
 
-def _qwen3_recipe(*, eos_by_flag: bool) -> Recipe:
+def _qwen3_recipe(*, eos_by_flag: bool = False, hidden_size: int = DIM) -> Recipe:
     return Recipe(
-        partial(_qwen3, eos_by_flag=eos_by_flag),
+        partial(_qwen3, eos_by_flag=eos_by_flag, hidden_size=hidden_size),
         (TRANSFORMER, LAST, NORMALIZE),
         config={"architectures": ["Qwen3ForCausalLM"], "is_matryoshka": True},
         prompts={"prompts": {"query": INSTRUCTION, "document": ""}, "default_prompt_name": None},
@@ -211,13 +211,14 @@ RECIPES = {
     "modernbert-mean": _modernbert_recipe(NORMALIZE),
     "modernbert-dense": _modernbert_recipe(_dense(TANH, size=48, bias=True), NORMALIZE),
     "modernbert-dense-identity": _modernbert_recipe(_dense(IDENTITY)),
-    "qwen3-last": _qwen3_recipe(eos_by_flag=False),
+    "qwen3-last": _qwen3_recipe(),
     "qwen3-eos-flag": _qwen3_recipe(eos_by_flag=True),
     "bert-lower": _bert_recipe(CLS, lower=True),
     "bert-truncating": _bert_recipe(MEAN, NORMALIZE, truncating=True),
     "bert-matryoshka": _bert_recipe(MEAN, NORMALIZE, config={"matryoshka_dimensions": [16, 32]}, prompts=PROMPTS),
+    "qwen3-embedding-8b": _qwen3_recipe(hidden_size=160),  # can be cut to PhariaInference's 128
 }
-NAMES: tuple[str, ...] = tuple(RECIPES)
+NAMES: tuple[str, ...] = tuple(name for name in RECIPES if name != "qwen3-embedding-8b")
 
 # name -> the recipe, and a word that the refusal should say
 BROKEN = {

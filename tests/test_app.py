@@ -7,53 +7,12 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from handler.access import Access
-from handler.app import ModelCard, create_app
-from handler.engine import Engine
 from handler.errors import DeadlineExceededError, OverloadedError
 from handler.lifecycle import Lifecycle
-from handler.model_folder import Matryoshka
-from handler.prompts import Prompts
-from handler.service import EmbeddingService, LoadedModel, Rules
+from handler.service import EmbeddingService, LoadedModel
 from handler.tokenization import TextTokenizer
+from tests.fake_app import build, loaded
 from tests.fakes import VOCABULARY, ByteTokenizer, SumCore
-
-
-def loaded(core: SumCore) -> LoadedModel:
-    """Put a model together from fakes."""
-    engine = Engine(lambda: core, on_death=lambda: None)
-    engine.wait_built()
-    return LoadedModel(
-        tokenizer=TextTokenizer(ByteTokenizer(), vocab_size=VOCABULARY),
-        prompts=Prompts({"query": "q: "}, instruction_template="{instruction} {text}"),
-        engine=engine,
-        dimensions=2,
-        max_tokens=16,
-        normalizes=False,
-        matryoshka=Matryoshka(),
-        pooling="MEAN",
-        dtype="float32",
-        architecture="SumModel",
-    )
-
-
-def build(
-    core: SumCore | None = None,
-    *,
-    keys: tuple[str, ...] = (),
-    rules: dict[str, Any] | None = None,
-    ready: bool = True,
-    lifecycle: Lifecycle[LoadedModel] | None = None,
-    cors: tuple[str, ...] = (),
-) -> FlaskClient:
-    """Build an application on fakes and return a client for it."""
-    lifecycle = lifecycle or Lifecycle(slots=2)
-    if ready:
-        lifecycle.ready(loaded(core or SumCore()))
-    service = EmbeddingService(lifecycle, Rules(names=("sum", "alias"), **(rules or {})))
-    card = ModelCard(created=1, version="1", description="adds", tags=("x",), maximum_completion_tokens=None)
-    app = create_app(service, lifecycle, Access(keys), card=card, max_body_bytes=4096, cors_allow_origins=cors)
-    return app.test_client()
 
 
 def error(client: FlaskClient, **body: Any) -> tuple[int, dict[str, Any]]:

@@ -69,3 +69,51 @@ def test_an_operators_mistake_stops_the_start() -> None:
         prompts("querry")
     with pytest.raises(StartError, match="EMBED_INSTRUCTION_TEMPLATE"):
         Prompts(KNOWN, instruction_template="Instruct: {instruction}")
+
+
+@pytest.mark.parametrize(
+    ("known", "representation", "before"),
+    [
+        ({"query": "q: "}, "query", "q: "),
+        ({"document": "d: ", "passage": "p: "}, "document", "d: "),
+        ({"passage": "p: "}, "document", "p: "),
+        ({"symmetric": "s: ", "STS": "t: "}, "symmetric", "s: "),
+        ({"similarity": "x: ", "STS": "t: "}, "symmetric", "t: "),
+        ({"similarity": "x: "}, "symmetric", "x: "),
+        ({"clustering": "c: "}, "symmetric", ""),
+        ({}, "query", ""),
+        ({}, "document", ""),
+    ],
+)
+def test_a_representation_is_the_prompt_of_the_usual_name(
+    known: dict[str, str], representation: str, before: str
+) -> None:
+    """PhariaInference swaps weights; a model of today is told by its prompt, or computes the same for each."""
+    made = Prompts(known, instruction_template=TEMPLATE)
+    assert made.frame(representation=representation) == Frame(before)
+
+
+def test_a_representation_never_means_the_default_prompt() -> None:
+    """A symmetric text is not a query, whatever the model puts in front by default."""
+    assert prompts("query").frame(representation="symmetric") == Frame()
+
+
+def test_an_operator_chooses_the_prompt_of_a_representation() -> None:
+    """Names differ from model to model."""
+    made = Prompts({"query": "q: ", "web": "w: "}, instruction_template=TEMPLATE, representations={"query": "web"})
+    assert made.frame(representation="query") == Frame("w: ")
+    assert made.representations == {"query": "web", "document": None, "symmetric": None}
+    with pytest.raises(StartError, match="EMBED_REPRESENTATION_SYMMETRIC: the model has no prompt 'sts'; it has query"):
+        Prompts(KNOWN, instruction_template=TEMPLATE, representations={"symmetric": "sts", "query": None})
+
+
+def test_a_model_with_prompts_like_the_template_takes_instructions() -> None:
+    """So the listings can tell which models were trained with them."""
+    trained = Prompts({"query": "Instruct: Given a question\nQuery:"}, instruction_template=TEMPLATE)
+    assert trained.instructable
+    assert not prompts().instructable
+
+
+def test_a_prompt_goes_around_items_as_text() -> None:
+    """It is then joined with the first and the last of them."""
+    assert Frame("a", "b").apply_to_parts([["x", [1, 2]]]) == [["a", "x", [1, 2], "b"]]

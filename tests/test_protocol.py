@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from handler.errors import InvalidRequestError
+from handler.inquiry import Chat, Inquiry, Texts, TokenLists
 from handler.protocol import EmbeddingRequest, parse_request
 
 
@@ -164,3 +165,41 @@ def test_prompts_need_text(field: str) -> None:
     """Nothing can be put in front of token ids."""
     with pytest.raises(InvalidRequestError, match=field):
         parse(input=[1, 2], **{field: "query"})
+
+
+def test_every_field_reaches_the_inner_request() -> None:
+    """What is not given is None or the default there, never guessed here."""
+    assert parse(input="a").inquiry() == Inquiry(inputs=Texts(["a"]))
+    asked = parse(
+        input=["a"],
+        model="m",
+        dimensions=8,
+        normalize=False,
+        truncate_prompt_tokens=5,
+        truncation_side="left",
+        add_special_tokens=False,
+        prompt_name="query",
+    )
+    assert asked.inquiry() == Inquiry(
+        inputs=Texts(["a"], add_special_tokens=False),
+        model="m",
+        dimensions=8,
+        unit_length=False,
+        truncate_to=5,
+        truncation_side="left",
+        prompt_name="query",
+    )
+    assert parse(input="a", input_type="query").inquiry().input_type == "query"
+    assert parse(input="a", instruction="Find").inquiry().instruction == "Find"
+
+
+def test_the_other_inputs_reach_the_inner_request() -> None:
+    """Token ids as they are, messages as one input."""
+    assert parse(input=[1, 2]).inquiry().inputs == TokenLists([[1, 2]])
+    messages = [{"role": "user", "content": "a"}]
+    plain = parse(messages=messages).inquiry().inputs
+    assert (plain, len(plain)) == (Chat(messages), 1)
+    asked = parse(messages=messages, add_generation_prompt=True, add_special_tokens=True, chat_template_kwargs={"x": 1})
+    assert asked.inquiry().inputs == Chat(
+        messages, add_generation_prompt=True, add_special_tokens=True, template_kwargs={"x": 1}
+    )

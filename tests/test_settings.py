@@ -89,3 +89,20 @@ def test_the_process_is_prepared_without_home(monkeypatch: pytest.MonkeyPatch) -
     assert os.environ["VLLM_CACHE_ROOT"] == "/mnt/cache"
     assert os.environ["HOME"].startswith("/tmp/")
     assert os.environ["USER"]
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "said"),
+    [
+        ("max_model_len", "512", None),
+        ("max_model_len", "0", "Input should be greater than or equal to 1"),
+        ("task", "classify", "Input should be 'embed'"),
+        ("tags", '["x"]', None),
+        ("tags", "[", "Value error, not valid JSON (Expecting value at character 2)"),
+        ("engine_args", '{"block_size": 16}', None),
+        ("metrics_port", "4000", None),
+    ],
+)
+def test_one_value_can_be_checked_without_the_environment(field: str, text: str, said: str | None) -> None:
+    """The converter asks before it prints, by the rules of the start itself."""
+    assert Settings.problem(field, text) == said

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,3 +98,49 @@ def test_a_template_that_raises_is_the_clients_error() -> None:
 
     with pytest.raises(InvalidRequestError, match="chat template refuses"):
         tokenizer(chat=template).render_chat([], add_generation_prompt=False, template_kwargs={})
+
+
+def test_texts_and_ids_are_joined_between_special_tokens() -> None:
+    """Texts are tokenized without special tokens, neighbours as one text; ids are used as they are."""
+    batch = tokenizer().encode_parts([["a", "b", [70, 71], [72], "c"], ["d"]], WIDE)
+    assert batch.token_ids == [[1, *ids("ab")[1:-1], 70, 71, 72, *ids("c")[1:-1], 2], ids("d")]
+    assert (batch.lengths, batch.token_count) == ([1, 1], 11)
+
+
+@pytest.mark.parametrize("parts", [[[1, 70, 2]], [[70]], [[1], [70]], [[70, 2]]])
+def test_special_tokens_that_a_client_sends_are_not_doubled(parts: list[Any]) -> None:
+    """Its tokenizer may have added them or not."""
+    assert tokenizer().encode_parts([parts], WIDE).token_ids == [[1, 70, 2]]
+
+
+def test_a_joined_prompt_obeys_length_and_vocabulary() -> None:
+    """As any other input."""
+    assert tokenizer().encode_parts([["abcdefgh", [70]]], LengthRule(6, "truncate")).token_ids == [ids("abcd")]
+    with pytest.raises(ContextLengthError, match="input 0 has 7 tokens"):
+        tokenizer().encode_parts([["abcd", [70]]], LengthRule(6))
+    with pytest.raises(InvalidRequestError, match="input 1: token id 999"):
+        tokenizer().encode_parts([["a"], [[999]]], WIDE)
+    with pytest.raises(InvalidRequestError, match="input 0 has no tokens"):
+        tokenizer(special=False).encode_parts([["", []]], WIDE)
+
+
+def test_tokens_are_told_without_special_ones() -> None:
+    """So that a client can send them back as part of a prompt."""
+    assert tokenizer().tokens(["ab", [70]]) == [(100, "a"), (101, "b"), (70, "C")]
+    assert tokenizer().tokens([""]) == []
+
+
+def test_ids_become_text_again() -> None:
+    """All of them, and only those of the vocabulary."""
+    assert tokenizer().decode([1, 100, 101, 2]) == "<1>ab<2>"
+    assert tokenizer().decode([]) == ""
+    with pytest.raises(InvalidRequestError, match="token id -1"):
+        tokenizer().decode([100, -1])
+
+
+def test_the_tokenizers_json_is_the_models_file(tmp_path: Path) -> None:
+    """Byte for byte; a folder without one gets what the tokenizer writes of itself."""
+    file = tmp_path / "tokenizer.json"
+    file.write_bytes(b'{"version": "1.0"}')
+    assert tokenizer(file=file).as_json() == b'{"version": "1.0"}'
+    assert tokenizer().as_json() == b'{"model": {"type": "bytes"}}'

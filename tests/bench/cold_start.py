@@ -43,7 +43,9 @@ def contenders(caches: Path) -> list[Contender]:
         *("--runner", "pooling", "--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", str(1 << 30)),
     )
     return [
-        Contender("serverless-embeddings", (sys.executable, "-m", "handler"), {"EMBED_CACHE_DIR": str(caches / "ours")}),
+        Contender(
+            "serverless-embeddings", (sys.executable, "-m", "handler"), {"EMBED_CACHE_DIR": str(caches / "ours")}
+        ),
         Contender("vLLM's own server", vllm, {"VLLM_CACHE_ROOT": str(caches / "theirs"), "VLLM_NO_USAGE_STATS": "1"}),
     ]
 

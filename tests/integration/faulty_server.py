@@ -27,7 +27,7 @@ def break_on_fatal_input() -> None:
             raise FatalInputError
         return step(core)
 
-    VllmCore.add = add_or_mark  # type: ignore[method-assign]  # that is the point of this file
+    VllmCore.add = add_or_mark  # type: ignore[assignment,method-assign]  # that is the point of this file
     VllmCore.step = step_or_raise  # type: ignore[assignment,method-assign]
 
 

@@ -75,7 +75,13 @@ def test_ten_thousand_malformed_bodies(minilm: Server) -> None:
 def test_clients_that_disconnect(minilm: Server) -> None:
     """Before, in the middle of and after their request; no slot stays taken."""
     body = json.dumps({"input": ["word " * 100] * 8}).encode()
-    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer test-key\r\nContent-Length: {len(body)}\r\n\r\n"
+    lines = [
+        "POST /v1/embeddings HTTP/1.1",
+        "Host: x",
+        "Authorization: Bearer test-key",
+        f"Content-Length: {len(body)}",
+    ]
+    head = "\r\n".join([*lines, "", ""])
     for cut in (0, 10, len(head) + 5, len(head) + len(body)):
         for _ in range(15):
             with socket.create_connection(("127.0.0.1", minilm.port)) as connection:

@@ -1,0 +1,78 @@
+"""PhariaInference's routes, each at `/x` and at `/v1/x`: its client joins host and path, and both hosts are in use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from flask import Flask, Response, jsonify, request
+
+from handler import pharia
+from handler.access import Access
+from handler.encoding import Encoder
+from handler.inquiry import Inquiry
+from handler.listings import Listings
+from handler.protocol import parse_body
+from handler.service import EmbeddingService
+
+# First step of a path that its clients ask for; those of other services than embedding are answered 404 in their words.
+_PATHS = {
+    *("semantic_embed", "batch_semantic_embed", "instructable_embed", "tokenize", "detokenize"),
+    *("models_available", "model-settings", "version"),
+    *("embed", "complete", "evaluate", "explain"),
+}
+Respond = Callable[[Inquiry, Encoder], Response]
+
+
+def speaks_pharia(path: str) -> bool:
+    """Whether clients of *path* expect PhariaInference's errors."""
+    steps = path.strip("/").removeprefix("v1/").split("/")
+    return steps[0] in _PATHS or (steps[0] == "models" and steps[2:] != [] and steps[-1] == "tokenizer")
+
+
+def add_pharia_routes(
+    app: Flask, service: EmbeddingService, access: Access, *, listings: Listings, respond: Respond
+) -> None:
+    """Add every route; *respond* embeds and answers, as it does for OpenAI's."""
+    for path, wire, encode in (
+        ("/semantic_embed", pharia.SemanticRequest, pharia.encode_one),
+        ("/batch_semantic_embed", pharia.BatchSemanticRequest, pharia.encode_batch),
+        ("/instructable_embed", pharia.InstructableRequest, pharia.encode_one),
+    ):
+        encoder = partial(encode, model_version=listings.model_version)
+        _add(app, path, partial(_embed, access, respond, wire, encoder), method="POST")
+    _add_tokenizer(app, service, access)
+    _add(app, "/models_available", lambda: jsonify(listings.pharia_available()))
+    _add(app, "/model-settings", lambda: jsonify(listings.pharia_settings()))
+    _add(app, "/version", lambda: Response(pharia.API_VERSION, mimetype="text/plain"))
+
+
+def _add(app: Flask, path: str, view: Callable[..., Response], *, method: str = "GET") -> None:
+    for prefix in ("", "/v1"):
+        app.add_url_rule(prefix + path, endpoint=path, view_func=view, methods=[method])
+
+
+def _embed(access: Access, respond: Respond, wire: type[Any], encode: Encoder) -> Response:
+    access.check(request.headers.get("Authorization"))
+    return respond(parse_body(request.get_data(cache=False), wire).inquiry(), encode)
+
+
+def _add_tokenizer(app: Flask, service: EmbeddingService, access: Access) -> None:
+    def tokenize() -> Response:
+        access.check(request.headers.get("Authorization"))
+        asked = parse_body(request.get_data(cache=False), pharia.TokenizeRequest)
+        return jsonify(pharia.encode_tokens(asked, service.tokenize(asked.parts, model=asked.model)))
+
+    def detokenize() -> Response:
+        access.check(request.headers.get("Authorization"))
+        asked = parse_body(request.get_data(cache=False), pharia.DetokenizeRequest)
+        return jsonify({"result": service.detokenize(asked.token_ids, model=asked.model)})
+
+    def tokenizer(name: str) -> Response:
+        access.check(request.headers.get("Authorization"))
+        return Response(service.tokenizer_json(model=name), mimetype="application/json")
+
+    _add(app, "/tokenize", tokenize, method="POST")
+    _add(app, "/detokenize", detokenize, method="POST")
+    _add(app, "/models/<path:name>/tokenizer", tokenizer)

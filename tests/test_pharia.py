@@ -1,0 +1,506 @@
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from numpy.typing import NDArray
+
+from handler.access import Access
+from handler.errors import (
+    AuthenticationError,
+    ContextLengthError,
+    DeadlineExceededError,
+    EngineDeadError,
+    InternalError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    MissingCapabilityError,
+    ModelNotFoundError,
+    NotReadyError,
+    OverloadedError,
+    RequestTooLargeError,
+    RouteNotFoundError,
+    ServiceError,
+    ShuttingDownError,
+)
+from handler.inquiry import Inquiry, Mixed, Texts
+from handler.lifecycle import Lifecycle
+from handler.model_folder import Matryoshka
+from handler.pharia import (
+    BatchSemanticRequest,
+    DetokenizeRequest,
+    InstructableRequest,
+    SemanticRequest,
+    TokenizeRequest,
+)
+from handler.pharia_routes import speaks_pharia
+from handler.prompts import Prompts
+from handler.protocol import parse_body
+from handler.service import EmbeddingService, LoadedModel
+from tests.fake_app import build, loaded
+from tests.fakes import SumCore
+
+SEMANTIC: dict[str, Any] = {"prompt": "a", "representation": "symmetric"}
+BATCH: dict[str, Any] = {"prompts": ["a"], "representation": "symmetric"}
+INSTRUCTABLE: dict[str, Any] = {"input": "a", "instruction": ""}
+BODIES: dict[str, dict[str, Any]] = {
+    "semantic_embed": SEMANTIC,
+    "batch_semantic_embed": BATCH,
+    "instructable_embed": INSTRUCTABLE,
+    "tokenize": {"prompt": "a", "tokens": True, "token_ids": True},
+    "detokenize": {"token_ids": [100]},
+}
+
+
+def text(data: str, **fields: Any) -> dict[str, Any]:
+    """Return a text item of a prompt."""
+    return {"type": "text", "data": data, **fields}
+
+
+def token_ids(*data: int, **fields: Any) -> dict[str, Any]:
+    """Return an item of token ids."""
+    return {"type": "token_ids", "data": list(data), **fields}
+
+
+def semantic(**fields: Any) -> Inquiry:
+    """Parse a semantic request and return the inner one."""
+    return parse_body(json.dumps({**SEMANTIC, **fields}).encode(), SemanticRequest).inquiry()
+
+
+def post(client: FlaskClient, path: str, **changes: Any) -> dict[str, Any]:
+    """POST the body of *path* with *changes* and return what comes back."""
+    response = client.post(f"/{path}", json={**BODIES[path], **changes})
+    assert response.status_code == 200, response.text
+    assert response.json is not None
+    return dict(response.json)
+
+
+def refused(client: FlaskClient, path: str, **changes: Any) -> tuple[int, str, str]:
+    """POST a bad body and return status, code and message, after a look at the envelope."""
+    response = client.post(f"/{path}", json={**BODIES[path], **changes})
+    assert response.json is not None
+    assert set(response.json) == {"error", "code"}
+    return response.status_code, response.json["code"], response.json["error"]
+
+
+class WideCore(SumCore):
+    """A core of 256 dimensions: token count, sum, then ones."""
+
+    dimensions = 256
+
+    def step(self) -> list[tuple[int, NDArray[np.float32]]]:
+        """Fill up what the narrow core computes."""
+        ones = np.ones(254, dtype=np.float32)
+        return [(key, np.concatenate([vector, ones])) for key, vector in super().step()]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "inputs"),
+    [
+        ("ab", Texts(["ab"])),
+        ([text("ab")], Texts(["ab"])),
+        ([text("a"), text("b", controls=[]), text("c", controls=None)], Texts(["abc"])),
+        ([], Texts([""])),
+        ([text("a"), token_ids(5, 6, controls=[]), text("b")], Mixed([["a", [5, 6], "b"]])),
+        ([token_ids()], Mixed([[[]]])),
+    ],
+)
+def test_a_prompt_is_a_string_or_items(prompt: Any, inputs: Any) -> None:
+    """Items are concatenated; where all are text, nothing but the text is left."""
+    assert semantic(prompt=prompt).inputs == inputs
+
+
+def test_a_batch_with_one_mixed_prompt_is_mixed() -> None:
+    """Its other prompts stay what they are."""
+    body = {**BATCH, "prompts": ["x", [text("a"), token_ids(5)]]}
+    request = parse_body(json.dumps(body).encode(), BatchSemanticRequest)
+    assert request.inquiry().inputs == Mixed([["x"], ["a", [5]]])
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ({"type": "image", "data": "aGk=", "controls": []}, "no images"),
+        ({"type": "image"}, "no images"),
+        (text("a", controls=[{"start": 0, "length": 1, "factor": 2.0}]), "attention controls"),
+        (token_ids(5, controls=[{"index": 0, "factor": 2.0}]), "attention controls"),
+    ],
+)
+def test_images_and_controls_are_more_than_a_model_can(item: dict[str, Any], said: str) -> None:
+    """The message says why and what would work."""
+    with pytest.raises(MissingCapabilityError, match=said) as caught:
+        semantic(prompt=[text("b"), item])
+    assert "send" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("wire", "body", "optional"),
+    [
+        (SemanticRequest, SEMANTIC, {"compress_to_size", "normalize", "model"}),
+        (BatchSemanticRequest, BATCH, {"compress_to_size", "normalize", "model"}),
+        (InstructableRequest, INSTRUCTABLE, {"normalize", "model"}),
+        (TokenizeRequest, BODIES["tokenize"], {"tokens", "token_ids", "model"}),
+        (DetokenizeRequest, BODIES["detokenize"], {"model"}),
+    ],
+)
+def test_null_for_every_optional_field(wire: Any, body: dict[str, Any], optional: set[str]) -> None:
+    """`normalize: null` was an error that three projects ran into."""
+    ignored = ("contextual_control_threshold", "control_log_additive", "hosting", "tags")
+    required = {name for name, field in wire.model_fields.items() if field.is_required()}
+    assert set(wire.model_fields) - required == optional
+    parse_body(json.dumps({**body, **dict.fromkeys((*optional, *ignored))}).encode(), wire)
+
+
+def test_what_steers_other_servers_is_ignored() -> None:
+    """Whatever it holds."""
+    ignored = {"contextual_control_threshold": 0.5, "control_log_additive": False, "hosting": "x", "tags": ["y"]}
+    assert semantic(**ignored) == semantic()
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "named"),
+    [
+        ("semantic_embed", {"prompt": None}, "prompt: must be a string or a list of prompt items"),
+        ("semantic_embed", {"prompt": 5}, "prompt: "),
+        ("semantic_embed", {"prompt": ["secret"]}, "prompt.0: must be an object with type text or token_ids"),
+        ("semantic_embed", {"prompt": [{"type": "secret"}]}, "prompt.0: "),
+        ("semantic_embed", {"prompt": [{"type": "text"}]}, "prompt.0.data: this field is required"),
+        ("semantic_embed", {"prompt": [{"type": "token_ids", "data": ["secret"]}]}, "prompt.0.data.0: "),
+        ("semantic_embed", {"prompt": [{"type": "token_ids", "data": [True]}]}, "prompt.0.data.0: "),
+        ("semantic_embed", {"prompt": [{"type": "token_ids", "data": [999]}]}, "input 0: token id 999"),
+        ("semantic_embed", {"prompt": "secret" * 9}, "input 0 has 56 tokens"),
+        ("semantic_embed", {"representation": None}, "representation: "),
+        ("semantic_embed", {"representation": "secret"}, "representation: Input should be 'symmetric', 'document' or"),
+        ("semantic_embed", {"compress_to_size": 64}, "compress_to_size: Input should be 128"),
+        ("semantic_embed", {"normalize": "secret"}, "normalize: "),
+        ("semantic_embed", {"model": 5}, "model: "),
+        ("batch_semantic_embed", {"prompts": []}, "prompts: must not be empty"),
+        ("batch_semantic_embed", {"prompts": "secret"}, "prompts: "),
+        ("batch_semantic_embed", {"prompts": ["a"] * 101}, "prompts: List should have at most 100 items"),
+        ("batch_semantic_embed", {"prompts": ["a", 5]}, "prompts.1: "),
+        ("instructable_embed", {"instruction": None}, "instruction: "),
+        ("instructable_embed", {"input": {}}, "input: "),
+        ("tokenize", {"prompt": 5}, "prompt: "),
+        ("tokenize", {"tokens": "secret"}, "tokens: "),
+        ("tokenize", {"token_ids": 1}, "token_ids: "),
+        ("detokenize", {"token_ids": ["secret"]}, "token_ids.0: "),
+        ("detokenize", {"token_ids": [-1]}, "input 0: token id -1"),
+    ],
+)
+def test_bad_fields_are_named_and_never_quoted(path: str, changes: dict[str, Any], named: str) -> None:
+    """400 in PhariaInference's envelope."""
+    status, code, message = refused(build(), path, **changes)
+    assert (status, code) == (400, "PAYLOAD_ERROR")
+    assert message.startswith(named)
+    assert "secret" not in message
+
+
+def test_what_is_not_json_is_refused() -> None:
+    """As on OpenAI's route, in the other envelope."""
+    response = build().post("/semantic_embed", data=b"{")
+    assert (response.status_code, response.json and response.json["code"]) == (400, "PAYLOAD_ERROR")
+
+
+@pytest.mark.parametrize("prefix", ["", "v1/"])
+@pytest.mark.parametrize("query", ["", "?nice=true"])
+def test_every_route_has_two_paths(prefix: str, query: str) -> None:
+    """The client joins host and path, and both forms of the host are in use."""
+    client = build()
+    for path, body in BODIES.items():
+        assert client.post(f"/{prefix}{path}{query}", json=body).status_code == 200
+    for path in ("models_available", "model-settings", "version", "models/sum/tokenizer"):
+        assert client.get(f"/{prefix}{path}{query}").status_code == 200
+
+
+def test_a_semantic_answer() -> None:
+    """The vector as it is, the version, and what was counted."""
+    assert post(build(), "semantic_embed", prompt="ab") == {
+        "model_version": "1",
+        "embedding": [4, 1 + 100 + 101 + 2],
+        "num_tokens_prompt_total": 4,
+    }
+
+
+def test_a_batch_comes_back_in_order() -> None:
+    """Strings, items and token ids in one."""
+    answer = post(build(), "batch_semantic_embed", prompts=["ab", [text("a")], [token_ids(7), text("a")]])
+    assert answer["embeddings"] == [[4, 204], [3, 103], [4, 110]]
+    assert answer["num_tokens_prompt_total"] == 11
+    assert answer["model_version"] == "1"
+
+
+def test_a_representation_puts_its_prompt_in_front() -> None:
+    """Of strings and of items alike, and it is counted: the engine computes it."""
+    client = build()
+    query = post(client, "semantic_embed", prompt="ab", representation="query")
+    assert query == post(client, "semantic_embed", prompt="q: ab")
+    assert post(client, "semantic_embed", prompt="ab", representation="document") == post(
+        client, "semantic_embed", prompt="ab"
+    )
+    items = post(client, "semantic_embed", prompt=[text("a"), token_ids(101)], representation="query")
+    assert items == query
+
+
+def test_an_instruction_is_put_in_front_and_not_counted() -> None:
+    """PhariaInference counts the input alone."""
+    client = build()
+    instructed = post(client, "instructable_embed", input="ab", instruction="find")
+    assert instructed["embedding"] == post(client, "instructable_embed", input="find ab")["embedding"]
+    assert instructed["num_tokens_prompt_total"] == 4
+    items = post(client, "instructable_embed", input=[text("a"), token_ids(101)], instruction="find")
+    assert items == instructed
+    none = post(client, "instructable_embed", input="ab")
+    assert none == post(client, "semantic_embed", prompt="ab")
+
+
+@pytest.mark.parametrize("path", ["semantic_embed", "instructable_embed"])
+@pytest.mark.parametrize(("normalize", "length"), [(None, False), (False, False), (True, True)])
+def test_vectors_are_raw_unless_unit_length_is_asked_for(path: str, normalize: Any, length: bool) -> None:  # noqa: FBT001
+    """Also from a model whose own modules normalise."""
+    answer = post(build(model=loaded(SumCore(), normalizes=True)), path, normalize=normalize)
+    raw = np.array([3, 103])
+    expected = raw / np.linalg.norm(raw) if length else raw
+    assert np.allclose(answer["embedding"], expected)
+
+
+def test_compression_follows_the_matryoshka_rule() -> None:
+    """Cut, and at unit length where that is asked for; 400 with the reason from a model that was not trained for it."""
+    sizes = Matryoshka(sizes=(128,))
+    client = build(model=loaded(WideCore(), dimensions=256, matryoshka=sizes))
+    full = np.array(post(client, "semantic_embed")["embedding"])
+    cut = post(client, "semantic_embed", compress_to_size=128)["embedding"]
+    assert np.allclose(cut, full[:128])
+    unit = post(client, "batch_semantic_embed", compress_to_size=128, normalize=True)["embeddings"]
+    assert np.allclose(unit, [full[:128] / np.linalg.norm(full[:128])])
+    for model in (loaded(WideCore(), dimensions=256), loaded(SumCore(), matryoshka=Matryoshka(minimum=1))):
+        status, code, message = refused(build(model=model), "semantic_embed", compress_to_size=128)
+        assert (status, code) == (400, "MISSING_CAPABILITY")
+        assert "SumModel" in message
+        assert "EMBED_MATRYOSHKA_DIMENSIONS" in message
+
+
+def test_images_are_refused_in_the_envelope() -> None:
+    """And the closed route too."""
+    assert refused(build(), "semantic_embed", prompt=[{"type": "image", "data": ""}])[:2] == (400, "MISSING_CAPABILITY")
+    closed = build(rules={"supported": False})
+    assert refused(closed, "instructable_embed")[:2] == (400, "MISSING_CAPABILITY")
+
+
+def test_token_ids_can_be_closed_here_too() -> None:
+    """The operator's rule holds on every route."""
+    closed = build(rules={"allow_token_ids": False})
+    assert refused(closed, "semantic_embed", prompt=[token_ids(5)])[0] == 400
+    assert post(closed, "semantic_embed", prompt=[text("a")])["num_tokens_prompt_total"] == 3
+
+
+def test_tokenize_and_detokenize() -> None:
+    """What was asked for, without special tokens, and back."""
+    client = build()
+    assert post(client, "tokenize", prompt="ab") == {"tokens": ["a", "b"], "token_ids": [100, 101]}
+    assert post(client, "tokenize", prompt="ab", tokens=False) == {"token_ids": [100, 101]}
+    assert post(client, "tokenize", prompt="ab", token_ids=None) == {"tokens": ["a", "b"]}
+    assert post(client, "detokenize", token_ids=[100, 101]) == {"result": "ab"}
+
+
+def test_the_tokenizer_of_a_model() -> None:
+    """As the JSON text that the client builds a tokenizer from; 404 for another model."""
+    client = build()
+    response = client.get("/models/alias/tokenizer")
+    assert (response.mimetype, response.json) == ("application/json", {"model": {"type": "bytes"}})
+    missing = client.get("/models/other/tokenizer")
+    assert (missing.status_code, missing.json and missing.json["code"]) == (404, "UNKNOWN_MODEL")
+
+
+def test_model_names() -> None:
+    """The served one, an alias or none; any name where the operator says so."""
+    for path in BODIES:
+        for name in ("sum", "alias", None):
+            post(build(), path, model=name)
+        assert refused(build(), path, model="other")[:2] == (404, "UNKNOWN_MODEL")
+        post(build(rules={"check_model_name": False}), path, model="other")
+
+
+def test_keys_guard_every_post_and_the_tokenizer() -> None:
+    """Listings and the version stay open."""
+    client = build(keys=("key",))
+    responses = [client.post(f"/{path}", json=body) for path, body in BODIES.items()]
+    responses.append(client.get("/v1/models/sum/tokenizer"))
+    for response in responses:
+        assert response.json is not None
+        assert (response.status_code, response.json["code"]) == (401, "UNAUTHORIZED")
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+    headers = {"Authorization": "Bearer key"}
+    assert all(client.post(f"/{path}", json=body, headers=headers).status_code == 200 for path, body in BODIES.items())
+    assert client.get("/models/sum/tokenizer", headers=headers).status_code == 200
+    assert all(client.get(path).status_code == 200 for path in ("/models_available", "/v1/model-settings", "/version"))
+
+
+@pytest.mark.parametrize(
+    ("problem", "status", "code"),
+    [
+        (InvalidRequestError, 400, "PAYLOAD_ERROR"),
+        (ContextLengthError, 400, "PAYLOAD_ERROR"),
+        (MissingCapabilityError, 400, "MISSING_CAPABILITY"),
+        (AuthenticationError, 401, "UNAUTHORIZED"),
+        (ModelNotFoundError, 404, "UNKNOWN_MODEL"),
+        (RouteNotFoundError, 404, "NOT_FOUND"),
+        (MethodNotAllowedError, 405, "METHOD_NOT_ALLOWED"),
+        (RequestTooLargeError, 413, "PAYLOAD_TOO_LARGE"),
+        (InternalError, 500, "INTERNAL_ERROR"),
+        (NotReadyError, 503, "UNAVAILABLE"),
+        (ShuttingDownError, 503, "UNAVAILABLE"),
+        (EngineDeadError, 503, "UNAVAILABLE"),
+        (OverloadedError, 503, "QUEUE_FULL"),
+        (DeadlineExceededError, 504, "TIMEOUT"),
+    ],
+)
+def test_every_error_has_a_code_of_theirs(
+    problem: type[ServiceError], status: int, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One table, on the classes; Retry-After goes with those that a later try can mend."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise problem("told")
+
+    monkeypatch.setattr(EmbeddingService, "embed", fail)
+    response = build().post("/v1/semantic_embed", json=SEMANTIC)
+    assert (response.status_code, response.json) == (status, {"error": "told", "code": code})
+    assert ("Retry-After" in response.headers) == (status == 503)
+
+
+def test_errors_of_the_framework_have_the_envelope(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong method, a path below a route, a call of other services, a large body, a broken server."""
+    client = build()
+    responses = [
+        (client.get("/semantic_embed"), 405, "METHOD_NOT_ALLOWED"),
+        (client.post("/v1/version"), 405, "METHOD_NOT_ALLOWED"),
+        (client.post("/v1/models/sum/tokenizer"), 405, "METHOD_NOT_ALLOWED"),
+        (client.post("/v1/semantic_embed/more"), 404, "NOT_FOUND"),
+        (client.post("/complete", json={}), 404, "NOT_FOUND"),
+        (client.post("/tokenize", data=b"x" * 5000), 413, "PAYLOAD_TOO_LARGE"),
+    ]
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("of ours")
+
+    monkeypatch.setattr(Access, "check", broken)
+    responses.append((client.post("/detokenize", json={}), 500, "INTERNAL_ERROR"))
+    for response, status, code in responses:
+        assert response.json is not None
+        assert set(response.json) == {"error", "code"}
+        assert (response.status_code, response.json["code"]) == (status, code)
+        assert "of ours" not in response.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "theirs"),
+    [
+        ("/semantic_embed", True),
+        ("/v1/model-settings", True),
+        ("/v1/models/a/b/tokenizer", True),
+        ("/embeddings", False),
+        ("/v1/embeddings", False),
+        ("/v1/models", False),
+        ("/models/tokenizer", False),
+        ("/v1", False),
+        ("/", False),
+    ],
+)
+def test_which_paths_have_the_envelope(path: str, theirs: bool) -> None:  # noqa: FBT001
+    """OpenAI's stay OpenAI's."""
+    assert speaks_pharia(path) == theirs
+
+
+def test_the_listings_tell_what_the_model_can_do() -> None:
+    """Both of them, under each name."""
+    sizes = Matryoshka(minimum=32)
+    prompts = Prompts({"query": "Do: x\nQ:"}, instruction_template="Do: {instruction}\nQ:{text}")
+    client = build(model=loaded(WideCore(), dimensions=256, matryoshka=sizes, prompts=prompts))
+    available = client.get("/models_available").json
+    settings = client.get("/v1/model-settings").json
+    common = {
+        "name": "sum",
+        "description": "adds",
+        "max_context_size": 16,
+        "maximum_completion_tokens": 0,
+        "dimensions": 256,
+        "compress_to_size": 128,
+        "representations": {"query": "query", "document": None, "symmetric": None},
+    }
+    assert available is not None
+    assert [model["name"] for model in available] == ["sum", "alias"]
+    assert available[0] == {
+        **common,
+        "hostings": [],
+        "embedding_types": ["semantic", "instructable"],
+        "image_support": False,
+        "qa_support": False,
+        "summarization_support": False,
+    }
+    assert settings is not None
+    assert settings[0] == {
+        **common,
+        "status": "available",
+        "worker_type": "vllm",
+        "multimodal": False,
+        "semantic_embedding": True,
+        "completion_type": "none",
+        "embedding_type": "instructable",
+        "aligned": False,
+        "chat": False,
+        "prompt_template": None,
+    }
+
+
+def test_the_listings_of_a_model_that_can_do_less() -> None:
+    """Not trained with instructions, not Matryoshka; still loading; switched off."""
+
+    def first(client: FlaskClient) -> tuple[dict[str, Any], dict[str, Any]]:
+        available, settings = client.get("/models_available").json, client.get("/model-settings").json
+        assert available is not None
+        assert settings is not None
+        return available[0], settings[0]
+
+    available, settings = first(build())
+    assert (available["embedding_types"], settings["embedding_type"]) == (["semantic"], "semantic")
+    assert available["compress_to_size"] is None
+    available, settings = first(build(ready=False))
+    assert (settings["status"], available["max_context_size"], available["dimensions"]) == ("unavailable", None, None)
+    available, settings = first(build(rules={"supported": False}))
+    assert (available["embedding_types"], settings["embedding_type"]) == ([], "none")
+    assert settings["semantic_embedding"] is False
+
+
+def test_the_version_is_plain_text_that_their_client_accepts() -> None:
+    """Our own is in /health."""
+    response = build().get("/version")
+    major, minor, _ = response.text.split(".")
+    assert response.mimetype == "text/plain"
+    assert (int(major), int(minor) >= 19) == (1, True)
+
+
+def test_the_pipeline_is_that_of_openais_route(caplog: pytest.LogCaptureFixture) -> None:
+    """Slots, stage times, request id and log line come with it; no text is logged."""
+    with caplog.at_level(logging.INFO):
+        response = build().post("/v1/semantic_embed", json={**SEMANTIC, "prompt": "secret"})
+    assert "engine;dur=" in response.headers["Server-Timing"]
+    line = vars(caplog.records[-1])
+    assert (line["route"], line["status"], line["inputs"], line["tokens"]) == ("/v1/semantic_embed", 200, 1, 8)
+    assert set(line["stages_ms"]) == {"parse", "tokenize", "queue", "engine", "encode"}
+    assert "secret" not in str([vars(record) for record in caplog.records])
+
+
+def test_work_needs_a_ready_model_and_a_slot() -> None:
+    """On every route that computes something; 503 for both, as their client retries and calls it busy."""
+    loading = build(ready=False)
+    full: Lifecycle[LoadedModel] = Lifecycle(slots=1)
+    client = build(lifecycle=full)
+    with full.admit():
+        for path in BODIES:
+            assert refused(loading, path)[:2] == (503, "UNAVAILABLE")
+            assert refused(client, path)[:2] == (503, "QUEUE_FULL")
+    assert full.in_flight == 0

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import socket
+import time
+from urllib.request import urlopen
+
+import pytest
+
+from handler.errors import StartError
+from handler.lifecycle import Lifecycle
+from handler.metrics import Metrics
+from handler.ports import open_tcp_probes, serve_metrics
+from tests.server import free_port
+
+
+def accepts(port: int) -> bool:
+    """Whether a TCP connection to *port* succeeds."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_probe_accepts_only_while_the_model_is_ready() -> None:
+    """Refused before, accepted however often meanwhile, refused afterwards."""
+    port = free_port()
+    lifecycle: Lifecycle[str] = Lifecycle(slots=1)
+    open_tcp_probes((port,), lifecycle)
+    assert not accepts(port)
+    lifecycle.ready("model")
+    time.sleep(0.1)
+    assert all(accepts(port) for _ in range(200))
+    lifecycle.drain()
+    time.sleep(0.3)
+    assert not accepts(port)
+
+
+def test_a_start_that_fails_never_accepts() -> None:
+    """The probe tells the truth then too."""
+    port = free_port()
+    lifecycle: Lifecycle[str] = Lifecycle(slots=1)
+    open_tcp_probes((port,), lifecycle)
+    lifecycle.fail()
+    time.sleep(0.1)
+    assert not accepts(port)
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    """By its variable."""
+    with socket.create_server(("0.0.0.0", 0)) as taken:  # noqa: S104 - as the server itself does
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=f"EMBED_TCP_PROBES: port {port}"):
+            open_tcp_probes((port,), Lifecycle[str](slots=1))
+        with pytest.raises(StartError, match=f"EMBED_METRICS_PORT: port {port}"):
+            serve_metrics(port, Metrics(slots=1, in_flight=lambda: 0, is_ready=lambda: True).registry)
+
+
+def test_metrics_have_a_port_of_their_own() -> None:
+    """It serves them and nothing else."""
+    port = free_port()
+    serve_metrics(port, Metrics(slots=7, in_flight=lambda: 0, is_ready=lambda: True).registry)
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        assert b"embed_slots 7.0" in answer.read()
