@@ -32,7 +32,7 @@ class Core(Protocol):
     dtype: str
     pooling: str
 
-    def add(self, key: int, token_ids: list[int]) -> None:
+    def add(self, key: int, token_ids: list[int], priority: int) -> None:
         """Queue one text under *key*."""
 
     def abort(self, keys: list[int]) -> None:
@@ -50,6 +50,7 @@ class _Job:
     """The texts of one request and where their vectors go."""
 
     token_ids: list[list[int]]
+    priority: int
     submitted: float = field(default_factory=time.monotonic)
     started: float = 0.0  # when the engine took it
     vectors: Vectors | None = None
@@ -94,14 +95,14 @@ class Engine:
         assert self._core is not None  # noqa: S101 - for mypy: built without an error means there is a core
         return self._core
 
-    def embed(self, token_ids: list[list[int]], *, deadline: float) -> Embedded:
+    def embed(self, token_ids: list[list[int]], *, deadline: float, priority: int = 0) -> Embedded:
         """Embed *token_ids* before *deadline* (monotonic seconds); called from any number of threads.
 
         Raises:
             DeadlineExceededError: too late; the texts are taken out of the engine.
             EngineDeadError: the engine died before the last vector.
         """
-        job = _Job(token_ids)
+        job = _Job(token_ids, priority)
         self._inbox.put(job)
         if self._dead:  # after the put: the dying thread empties the inbox once, whoever comes later answers itself
             raise EngineDeadError(_DEAD)
@@ -168,7 +169,7 @@ class Engine:
         for row, token_ids in enumerate(job.token_ids):
             key = job.first_key + row
             self._running[key] = (job, row)
-            core.add(key, token_ids)
+            core.add(key, token_ids, job.priority)
 
     def _abort(self, core: Core, job: _Job) -> None:
         if job.vectors is None:  # its time was up before the engine took it

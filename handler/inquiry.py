@@ -72,3 +72,4 @@ class Inquiry:
     unit_length: bool | None = None
     truncate_to: int | None = None  # tokens; -1: as many as the model takes
     truncation_side: Literal["left", "right"] = "right"
+    priority: int = 0  # lower is sooner, where the engine schedules by it

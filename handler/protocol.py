@@ -88,7 +88,7 @@ class EmbeddingRequest(BaseModel):
     add_special_tokens: bool | None = None
     use_activation: bool | None = None
     normalize: bool | None = None
-    priority: int | None = None
+    priority: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     prompt_name: str | None = None
     input_type: str | None = None
     instruction: str | None = None
@@ -143,6 +143,7 @@ class EmbeddingRequest(BaseModel):
             unit_length=self.unit_length,
             truncate_to=self.truncate_prompt_tokens,
             truncation_side=self.truncation_side or "right",
+            priority=self.priority or 0,
         )
 
     def _inputs(self) -> Texts | TokenLists | Chat:

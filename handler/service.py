@@ -78,7 +78,8 @@ class EmbeddingService:
             begin = time.monotonic()
             batch = self._tokenize(inquiry, model)
             tokenized = time.monotonic()
-            embedded = model.engine.embed(batch.token_ids, deadline=received + self.rules.request_timeout_s)
+            deadline = received + self.rules.request_timeout_s
+            embedded = model.engine.embed(batch.token_ids, deadline=deadline, priority=inquiry.priority)
         done = time.monotonic()
         unit_length = model.normalizes if inquiry.unit_length is None else inquiry.unit_length
         weights = [len(ids) for ids in batch.token_ids]

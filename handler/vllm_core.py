@@ -133,9 +133,16 @@ class VllmCore:
             message = f"vLLM loaded {loaded} of the {options.dense_layers} Dense modules of {options.model}; not served"
             raise StartError(message)
 
-    def add(self, key: int, token_ids: list[int]) -> None:
-        """Queue one text under *key*."""
-        request = self._request(str(key), token_ids, None, self._params, block_hasher=self._core.request_block_hasher)
+    def add(self, key: int, token_ids: list[int], priority: int = 0) -> None:
+        """Queue one text under *key*; *priority* counts where the engine schedules by it."""
+        request = self._request(
+            str(key),
+            token_ids,
+            None,
+            self._params,
+            priority=priority,
+            block_hasher=self._core.request_block_hasher,
+        )
         self._core.scheduler.add_request(request)
 
     def abort(self, keys: list[int]) -> None:

@@ -60,6 +60,7 @@ class SumCore:
         """Run at most *batch_size* texts per step."""
         self._batch_size = batch_size
         self.waiting: dict[int, list[int]] = {}
+        self.priorities: dict[int, int] = {}
         self.batches: list[list[int]] = []  # keys of each step
         self.aborted: list[int] = []
         self.gate = threading.Event()  # closed: steps wait
@@ -67,9 +68,10 @@ class SumCore:
         self.error: Exception | None = None
         self.closed = False
 
-    def add(self, key: int, token_ids: list[int]) -> None:
+    def add(self, key: int, token_ids: list[int], priority: int) -> None:
         """Queue one text."""
         self.waiting[key] = token_ids
+        self.priorities[key] = priority
 
     def abort(self, keys: list[int]) -> None:
         """Forget texts."""

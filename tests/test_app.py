@@ -198,3 +198,12 @@ def test_dimensions_need_a_matryoshka_model() -> None:
     assert (status, told["param"]) == (400, "dimensions")
     assert "SumModel" in told["message"]
     assert error(client, input="a", dimensions=3)[0] == 400
+
+
+def test_a_priority_reaches_the_engine() -> None:
+    """The engine ignores it unless it schedules by priority."""
+    core = SumCore()
+    client = build(core)
+    for body in ({}, {"priority": None}, {"priority": -5}):
+        assert client.post("/v1/embeddings", json={"input": "a", **body}).status_code == 200
+    assert list(core.priorities.values()) == [0, 0, -5]

@@ -22,6 +22,14 @@ def accepts(port: int) -> bool:
     return True
 
 
+def wait_until(port: int, *, accepting: bool) -> None:
+    """Wait for the probe's thread to see the state."""
+    deadline = time.monotonic() + 10
+    while accepts(port) is not accepting:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_a_probe_accepts_only_while_the_model_is_ready() -> None:
     """Refused before, accepted however often meanwhile, refused afterwards."""
     port = free_port()
@@ -29,11 +37,10 @@ def test_a_probe_accepts_only_while_the_model_is_ready() -> None:
     open_tcp_probes((port,), lifecycle)
     assert not accepts(port)
     lifecycle.ready("model")
-    time.sleep(0.1)
+    wait_until(port, accepting=True)
     assert all(accepts(port) for _ in range(200))
     lifecycle.drain()
-    time.sleep(0.3)
-    assert not accepts(port)
+    wait_until(port, accepting=False)
 
 
 def test_a_start_that_fails_never_accepts() -> None:

@@ -17,10 +17,10 @@ def break_on_fatal_input() -> None:
     add, step = VllmCore.add, VllmCore.step
     fatal: list[int] = []
 
-    def add_or_mark(core: VllmCore, key: int, token_ids: list[int]) -> None:
+    def add_or_mark(core: VllmCore, key: int, token_ids: list[int], priority: int = 0) -> None:
         if token_ids == FATAL:
             fatal.append(key)
-        add(core, key, token_ids)
+        add(core, key, token_ids, priority)
 
     def step_or_raise(core: VllmCore) -> object:
         if fatal:

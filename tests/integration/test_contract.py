@@ -70,8 +70,7 @@ def test_base64_is_little_endian_float32(minilm: Server) -> None:
 @pytest.mark.parametrize("endianness", ["native", "little", "big"])
 def test_bytes_are_what_vllms_clients_decode(minilm: Server, dtype: str, endianness: str) -> None:
     """Split by the metadata header and decoded by vLLM's own function."""
-    from vllm.entrypoints.pooling.utils import decode_pooling_output
-    from vllm.utils.serial_utils import MetadataItem
+    from vllm.entrypoints.pooling.utils import MetadataItem, decode_pooling_output
 
     response = minilm.embed(input=TEXTS, encoding_format="bytes", embed_dtype=dtype, endianness=endianness)
     assert response.headers["content-type"] == "application/octet-stream"
