@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint lock bench-start
+.PHONY: help serve test lint lock bench-start bench-prefix
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -23,6 +23,9 @@ lock: ## resolve pyproject.toml anew (needs uv)
 
 bench-start: $(VENV)/installed-test ## time to the first embedding, side by side with vLLM's own server
 	$(BIN)/python -m tests.bench.cold_start
+
+bench-prefix: $(VENV)/installed-test ## what prefix caching saves of a common instruction
+	$(BIN)/python -m tests.bench.prefix_caching
 
 $(VENV)/installed-%: infra/requirements/%.txt infra/requirements/install.sh
 	@infra/requirements/install.sh $(VENV) $<

