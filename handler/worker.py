@@ -141,9 +141,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         except OSError:
             data = b""
         if not data:
-            self._forget(conn)
-            conn.close()
-            self.nr_conns -= 1
+            self._drop(conn)
             return
         conn.received += data
         self._buffered += len(data)
@@ -156,6 +154,12 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         elif conn.expects_continue:
             conn.expects_continue = False
             client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _drop(self, conn: Connection) -> None:
+        """Close *conn*, of which nothing is wanted any more."""
+        self._forget(conn)
+        conn.close()
+        self.nr_conns -= 1
 
     def _forget(self, conn: Connection) -> None:
         """Take *conn* out of the receiving state."""
@@ -182,9 +186,12 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             if conn.received:
                 self._refuse(conn, "408 Request Timeout", "timeout", "the request did not arrive in time")
             else:
-                self._forget(conn)
-                conn.close()
-                self.nr_conns -= 1
+                self._drop(conn)
+
+    def _close_silent(self) -> None:
+        """Close connections on which nothing has come, which load balancers open ahead: nobody waits on them."""
+        for conn in [conn for conn in self.pending_conns if not conn.received]:
+            self._drop(conn)
 
     def run(self) -> None:
         """Serve until told to stop, then drain."""
@@ -221,6 +228,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self.set_accept_enabled(False)
         for listener in self.sockets:
             listener.close()
+        self._close_silent()
         while self.nr_conns and time.monotonic() < deadline:
             self.notify()
             self.wait_for_and_dispatch_events(timeout=0.05)
