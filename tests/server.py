@@ -29,6 +29,15 @@ def free_port() -> int:
         return port
 
 
+def accepts(port: int) -> bool:
+    """Whether a TCP connection to *port* succeeds."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 class Server:
     """A server process; leaving the context stops it."""
 

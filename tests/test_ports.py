@@ -10,16 +10,7 @@ from handler.errors import StartError
 from handler.lifecycle import Lifecycle
 from handler.metrics import Metrics
 from handler.ports import open_tcp_probes, serve_metrics
-from tests.server import free_port
-
-
-def accepts(port: int) -> bool:
-    """Whether a TCP connection to *port* succeeds."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+from tests.server import accepts, free_port
 
 
 def wait_until(port: int, *, accepting: bool) -> None:

@@ -11,7 +11,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from tests.integration.test_life import wait_for
-from tests.server import Server, free_port
+from tests.server import Server, accepts, free_port
 
 AWS = {"AWS_DEFAULT_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
 
@@ -45,15 +45,6 @@ def test_a_secret_that_cannot_be_read_ends_the_start(secrets_manager: str) -> No
     with Server(**settings) as server:
         assert server.wait_exit(60) == 3
         assert "ResourceNotFoundException" in server.events("start_failed")[0]["reason"]
-
-
-def accepts(port: int) -> bool:
-    """Whether a TCP connection to *port* succeeds."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def test_metrics_and_tcp_probes_have_their_ports() -> None:
