@@ -96,6 +96,22 @@ class RequestTooLargeError(InvalidRequestError):
     pharia_code = "PAYLOAD_TOO_LARGE"
 
 
+class HeadTooLargeError(InvalidRequestError):
+    """The request line or a header is longer than gunicorn takes, or there are too many of them."""
+
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    code = "request_too_large"
+    pharia_code = "PAYLOAD_TOO_LARGE"
+
+
+class SlowRequestError(InvalidRequestError):
+    """The request did not arrive in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    code = "timeout"
+    pharia_code = "TIMEOUT"
+
+
 class OverloadedError(ServiceError):
     """All slots are taken."""
 

@@ -8,6 +8,7 @@ Source: gunicorn 27.0.1, gunicorn/workers/gthread.py.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import selectors
@@ -16,9 +17,19 @@ import time
 from functools import partial
 from typing import Any
 
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
+from handler.errors import (
+    HeadTooLargeError,
+    InternalError,
+    InvalidRequestError,
+    OverloadedError,
+    ServiceError,
+    SlowRequestError,
+)
 from handler.lifecycle import Lifecycle
+from handler.logs import where
 
 SPARE_THREADS = 16  # beyond the slots: health, models, and errors while every slot is taken
 
@@ -150,7 +161,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             conn.data_ready = True
             self.enqueue_req(conn)
         elif self._buffered > _BUFFERED_BYTES:
-            self._refuse(conn, "503 Service Unavailable", "overloaded", "too many requests are being received")
+            self._refuse(conn, OverloadedError("too many requests are being received; try again"))
         elif conn.expects_continue:
             conn.expects_continue = False
             client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -167,24 +178,30 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self.pending_conns.remove(conn)
         self._buffered -= len(conn.received)
 
-    def _refuse(self, conn: Connection, status: str, code: str, message: str) -> None:
+    def _refuse(self, conn: Connection, error: ServiceError) -> None:
         """Answer without a thread and close."""
         self._forget(conn)
-        body = f'{{"error":{{"message":"{message}","type":"server_error","param":null,"code":"{code}"}}}}'
-        head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        try:
-            conn.sock.send(f"{head}Retry-After: 1\r\nConnection: close\r\n\r\n{body}".encode())
-        except OSError:
-            log.debug("refusal_not_sent", extra={"code": code})
+        _send(conn.sock, error)
         conn.close()
         self.nr_conns -= 1
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:  # noqa: ARG002 - gunicorn's
+        """Answer what gunicorn cannot parse in the envelope; its own line in the log would quote headers."""
+        name = type(exc).__name__
+        if isinstance(exc, LimitRequestLine | LimitRequestHeaders):
+            _send(client, HeadTooLargeError("the request line or a header is too long, or there are too many headers"))
+        elif isinstance(exc, ParseException):
+            _send(client, InvalidRequestError(f"this is not HTTP that can be read ({name})"))
+        else:
+            log.error("connection_failed", extra={"error": name, "where": where(exc)})
+            _send(client, InternalError("something broke on our side; the log has the details"))
 
     def murder_pending(self) -> None:
         """Close connections whose request did not arrive in time."""
         now = time.monotonic()
         for conn in [conn for conn in self.pending_conns if conn.timeout <= now]:
             if conn.received:
-                self._refuse(conn, "408 Request Timeout", "timeout", "the request did not arrive in time")
+                self._refuse(conn, SlowRequestError("the request did not arrive in time"))
             else:
                 self._drop(conn)
 
@@ -241,3 +258,20 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         while before != self.nr_conns:
             before = self.nr_conns
             self.accept(listener)
+
+
+def _send(client: socket.socket, error: ServiceError) -> None:
+    """Write *error* as a whole response, for what never reaches the application."""
+    told = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    body = json.dumps({"error": told})
+    head = [
+        f"HTTP/1.1 {error.status.value} {error.status.phrase}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        *([f"Retry-After: {error.retry_after}"] if error.retry_after is not None else []),
+        "Connection: close",
+    ]
+    try:
+        client.send("\r\n".join([*head, "", body]).encode())
+    except OSError as exc:
+        log.debug("refusal_not_sent", extra={"error": type(exc).__name__})

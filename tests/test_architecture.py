@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
         *("access", "app", "cold_start", "errors", "lifecycle", "listings", "logs", "metrics", "ports", "service"),
         *("settings", "weights"),
     },
-    "worker": {"lifecycle"},
+    "worker": {"errors", "lifecycle", "logs"},
     "gunicorn_conf": {"errors", "logs", "settings", "worker"},
     "env_formats": set(),
     "toml_converter": {"env_formats", "settings"},

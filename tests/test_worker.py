@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -109,9 +110,19 @@ def test_a_body_over_the_limit_is_refused_by_its_length(server: Server) -> None:
 
 
 def test_what_is_not_http_is_refused(server: Server) -> None:
-    """Garbage and endless headers get an answer, not a hang."""
-    assert answer(connect(server, b"\x16\x03\x01 garbage\r\n\r\n")).startswith(b"HTTP/1.1 400")
-    assert answer(connect(server, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000)).startswith(b"HTTP/1.1 4")
+    """Garbage and endless headers get an answer in the envelope, not a hang, and the log quotes nothing of them."""
+    secret = b"Authorization: Bearer my-secret"
+    for data, statuses in [
+        (b"\x16\x03\x01 my-secret garbage\r\n\r\n", {400}),
+        (b"GET / HTTP/1.1\r\n" + secret + b"\x01\r\n\r\n", {400}),
+        (b"GET / HTTP/1.1\r\n" + secret + b"x" * 9000 + b"\r\n\r\n", {431}),
+        (b"GET /" + b"my-secret" * 1000 + b" HTTP/1.1\r\n\r\n", {400, 431}),  # gunicorn's two parsers differ
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000, {431}),
+    ]:
+        line, _, body = answer(connect(server, data)).partition(b"\r\n\r\n")
+        assert int(line.split()[1]) in statuses, body
+        assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+    assert "my-secret" not in server.log()
 
 
 def test_a_client_that_goes_away(server: Server) -> None:
