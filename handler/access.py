@@ -7,6 +7,7 @@ import hmac
 import json
 from collections.abc import Iterable
 
+from handler.aws import client, refusal
 from handler.errors import AuthenticationError, NotReadyError, StartError
 
 
@@ -60,19 +61,14 @@ def read_secret(secret_id: str, *, attempts: int) -> list[str]:
     Raises:
         StartError: it cannot be read or holds no key; its content is not shown.
     """
-    import boto3  # noqa: PLC0415 - half a second that only users of a secret pay
-    from botocore.config import Config  # noqa: PLC0415
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - only users of a secret pay for it
 
-    config = Config(retries={"total_max_attempts": attempts, "mode": "standard"})
     try:
-        answer = boto3.client("secretsmanager", config=config).get_secret_value(SecretId=secret_id)
-    except ClientError as exc:
-        code = exc.response.get("Error", {}).get("Code", "unknown")
-        message = f"EMBED_API_KEYS_SECRET_ID: {secret_id} cannot be read ({code}); grant secretsmanager:GetSecretValue"
-        raise StartError(message) from exc
-    except BotoCoreError as exc:
-        message = f"EMBED_API_KEYS_SECRET_ID: {secret_id} cannot be read: {exc}"
+        answer = client("secretsmanager", attempts=attempts).get_secret_value(SecretId=secret_id)
+    except (BotoCoreError, ClientError) as exc:
+        code = refusal(exc)
+        reason = f" ({code}); grant secretsmanager:GetSecretValue" if code else f": {exc}"
+        message = f"EMBED_API_KEYS_SECRET_ID: {secret_id} cannot be read{reason}"
         raise StartError(message) from exc
     keys = _secret_keys(answer.get("SecretString") or "")
     if not keys:

@@ -1,0 +1,28 @@
+"""boto3 clients with this server's own number of attempts, and what their errors mean in a few words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def client(service: str, *, attempts: int, **config: Any) -> Any:
+    """Return boto3's client of *service*; *config* goes into botocore's `Config`.
+
+    Raises:
+        botocore.exceptions.BotoCoreError: no region, among others.
+    """
+    import boto3  # noqa: PLC0415 - half a second that only users of AWS pay
+    from botocore.config import Config  # noqa: PLC0415
+
+    retries = {"total_max_attempts": attempts, "mode": "standard"}
+    return boto3.client(service, config=Config(retries=retries, connect_timeout=5, **config))
+
+
+def refusal(exc: Exception) -> str | None:
+    """Return the code with which AWS refused a call, None where the call did not get that far or is not AWS's."""
+    from botocore.exceptions import ClientError  # noqa: PLC0415 - see above
+
+    if not isinstance(exc, ClientError):
+        return None
+    code: str = exc.response.get("Error", {}).get("Code", "unknown")
+    return code
