@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from handler.caches import copy_baked
 from handler.encoding import finish_vectors
 from handler.engine import Core, Engine
 from handler.errors import ServiceError, StartError
@@ -15,7 +16,7 @@ from handler.lifecycle import Lifecycle
 from handler.model_folder import ModelFolder, read_model_folder
 from handler.prompts import Prompts
 from handler.service import LoadedModel
-from handler.settings import Settings
+from handler.settings import Settings, vllm_cache_root
 from handler.tokenization import LengthRule, TextTokenizer, load_tokenizer
 from handler.vllm_core import EngineOptions, VllmCore, import_vllm
 from handler.weights import check_weights, locate_model, overlay, read_ahead
@@ -59,6 +60,8 @@ def load_model(
     Raises:
         StartError: with cause and remedy.
     """
+    if settings.baked_cache_dir is not None:
+        copy_baked(settings.baked_cache_dir, vllm_cache_root())
     with lifecycle.phase("weights"):
         folder = read_model_folder(locate_model(settings.model_path), matryoshka=settings.matryoshka_dimensions)
         read_ahead(check_weights(folder.path))

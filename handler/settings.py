@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     load_format: str = "auto"
     engine_args: JsonObject = Field(default_factory=dict)
     cache_dir: Path | None = None
+    baked_cache_dir: Path | None = None
 
     # Requests
     max_inputs: int = Field(default=2048, ge=1)
@@ -204,6 +205,11 @@ def prepare_process(settings: Settings) -> None:
         os.environ.setdefault(name, value)
     if not os.access(os.environ.get("HOME", ""), os.W_OK):
         os.environ["HOME"] = str(cache)
+
+
+def vllm_cache_root() -> Path:
+    """Name the folder in which vLLM looks for its caches, once `prepare_process` has run."""
+    return Path(os.environ["VLLM_CACHE_ROOT"])
 
 
 def _cache_dir(settings: Settings) -> Path:

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "model_folder": {"errors"},
     "weights": {"errors"},
     "aws": set(),
+    "caches": set(),
     "access": {"aws", "errors"},
     "lifecycle": {"errors"},
     "metrics": set(),
@@ -36,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
         *("protocol", "service"),
     },
     "cold_start": {
-        *("encoding", "engine", "errors", "lifecycle", "model_folder", "prompts", "service", "settings"),
+        *("caches", "encoding", "engine", "errors", "lifecycle", "model_folder", "prompts", "service", "settings"),
         *("tokenization", "vllm_core", "weights"),
     },
     "wsgi": {

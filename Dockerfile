@@ -1,0 +1,79 @@
+# syntax=docker/dockerfile:1
+# One image, one engine. Build: docker build -t serverless-embeddings .
+# Arguments:
+#   WORLD=gpu|cpu      which lock is installed
+#   BASE_IMAGE         any Debian 12; the digest is Debian's own image of 2026-08-24
+#   ADAPTER_IMAGE      where the Lambda Web Adapter comes from; `no-adapter` leaves it out
+#   TRIM=false         leaves in what text embedding never loads (infra/image/dropped.toml)
+#   WEIGHTS=folder     bakes a model folder of the build context in; by default no weights are in the image
+# Packages of your own index: docker build --secret id=pip.conf,src=pip.conf ...
+ARG BASE_IMAGE=docker.io/library/debian:bookworm-20260824-slim@sha256:88200866dfff7ea7f5cbcb6ec7c8a701889efe6fe859fe64d6990e4b07ea4171
+ARG ADAPTER_IMAGE=public.ecr.aws/awsguru/aws-lambda-adapter:1.0.0
+
+# ---- what runs, without a package
+FROM ${BASE_IMAGE} AS base
+ARG WORLD=gpu
+# Triton compiles its launchers with a C compiler while the engine runs; the CPU engine runs eagerly and needs none.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates libnuma1 python3 \
+        $(test "$WORLD" = cpu || echo gcc libc6-dev python3-dev) \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin embed \
+    && mkdir -p /lambda-adapter /opt/ml/model
+
+# Takes the place of the adapter's image where it is not wanted: an empty folder instead of the program.
+FROM base AS no-adapter
+FROM ${ADAPTER_IMAGE} AS adapter
+
+# ---- packages: locked, trimmed, compiled
+FROM base AS packages
+ARG WORLD
+ARG TRIM=true
+RUN apt-get update && apt-get install --yes --no-install-recommends binutils gcc libc6-dev python3-dev python3-venv
+COPY infra/requirements/install.sh infra/requirements/${WORLD}.txt /build/
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 sh /build/install.sh /opt/venv /build/${WORLD}.txt
+COPY infra/image /build/image/
+RUN if [ "$TRIM" = true ]; then python3 /build/image/trim.py /opt/venv/lib/python3.11/site-packages; fi
+# Bytecode that is never compared with its source again: the image is read-only, and each look would cost the start.
+# A few packages carry templates that are no Python; what fails to compile here would fail to import below.
+RUN python3 -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/venv/lib || true
+RUN PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 /opt/venv/bin/python /build/image/bake_model_info.py /opt/embed/cache
+
+# ---- the server's own few files
+FROM base AS server
+COPY handler /opt/embed/handler
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/embed/handler
+
+# ---- the image; what changes most comes last
+FROM base
+ARG WORLD
+ARG WEIGHTS=infra/image/no-weights
+LABEL org.opencontainers.image.title="serverless-embeddings" \
+    org.opencontainers.image.description="One vLLM engine behind OpenAI's embeddings API" \
+    org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=adapter /lambda-adapter /opt/extensions/lambda-adapter
+COPY --from=packages /opt/venv /opt/venv
+COPY --from=packages /opt/embed/cache /opt/embed/cache
+COPY ${WEIGHTS} /opt/ml/model
+COPY --from=server /opt/embed/handler /opt/embed/handler
+COPY LICENSE /opt/embed/
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    PORT=8080 \
+    EMBED_MODEL_PATH=/opt/ml/model \
+    EMBED_BAKED_CACHE_DIR=/opt/embed/cache \
+    AWS_LWA_READINESS_CHECK_PATH=/ready \
+    AWS_LWA_READINESS_CHECK_HEALTHY_STATUS=200 \
+    AWS_LWA_INVOKE_MODE=response_stream \
+    LD_LIBRARY_PATH=/x86_64-bottlerocket-linux-gnu/sys-root/usr/lib/nvidia \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+WORKDIR /opt/embed
+USER 1000:1000
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=5s --start-period=900s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/ready', timeout=4)"]
+# gunicorn's master is process 1: it handles the signals and collects its children. `serve` may follow, as on SageMaker.
+ENTRYPOINT ["/opt/venv/bin/python", "-m", "handler"]
