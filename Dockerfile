@@ -38,7 +38,8 @@ RUN if [ "$TRIM" = true ]; then python3 /build/image/trim.py /opt/venv/lib/pytho
 # Bytecode that is never compared with its source again: the image is read-only, and each look would cost the start.
 # A few packages carry templates that are no Python; what fails to compile here would fail to import below.
 RUN python3 -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/venv/lib || true
-RUN PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 /opt/venv/bin/python /build/image/bake_model_info.py /opt/embed/cache
+RUN PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 /opt/venv/bin/python /build/image/bake_model_info.py /opt/embed/cache \
+    && chmod -R a+rX /opt/embed
 
 # ---- the server's own few files
 FROM base AS server

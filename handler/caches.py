@@ -23,7 +23,7 @@ def copy_baked(baked: Path, root: Path) -> None:
             if not target.is_file() or target.read_bytes() != source.read_bytes():
                 _place(source, target)
     except OSError as exc:
-        log.warning("baked_cache_unused", extra={"reason": f"{root}: {exc.strerror}"})
+        log.warning("baked_cache_unused", extra={"reason": f"{exc.filename or root}: {exc.strerror}"})
 
 
 def _place(source: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import importlib.metadata
 import importlib.util
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -103,9 +104,11 @@ class VllmCore:
         """
         from vllm.pooling_params import PoolingParams  # noqa: PLC0415 - importing vLLM is most of the cold start
         from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
-        from vllm.v1.executor import Executor  # noqa: PLC0415
+        from vllm.v1.executor import Executor, uniproc_executor  # noqa: PLC0415
         from vllm.v1.request import Request  # noqa: PLC0415
 
+        # It guards images in shared memory; to make one between processes needs /dev/shm, which Lambda has not.
+        uniproc_executor.Lock = threading.Lock
         try:
             config = _engine_args(options).create_engine_config()
             self._core: Any = EngineCore(config, Executor.get_class(config), log_stats=False)

@@ -41,15 +41,27 @@ def accepts(port: int) -> bool:
 class Server:
     """A server process; leaving the context stops it."""
 
-    def __init__(self, *, module: str = "handler", **settings: str) -> None:
-        """Start `python -m MODULE` with *settings* as environment variables; nothing of `EMBED_` is inherited."""
-        self.port = free_port()
+    def __init__(self, *, module: str = "handler", port: int | None = None, **settings: str) -> None:
+        """Start `python -m MODULE` with *settings* as environment variables; nothing of `EMBED_` is inherited.
+
+        A *port* that is given is one that the server chooses by itself: the variable is not set then.
+        """
+        self.port = free_port() if port is None else port
         self.url = f"http://127.0.0.1:{self.port}"
+        self._module = module
         self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - closed by `stop`
+        self.process = self._start({**({"PORT": str(self.port)} if port is None else {}), **settings})
+
+    def _start(self, variables: dict[str, str]) -> subprocess.Popen[str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("EMBED_")}
-        environment = {**inherited, "PORT": str(self.port), "PYTHONWARNINGS": "ignore", **settings}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", module], cwd=ROOT, env=environment, stdout=self._log, stderr=self._log
+        environment = {**inherited, "PYTHONWARNINGS": "ignore", **variables}
+        return subprocess.Popen(
+            [sys.executable, "-m", self._module],
+            cwd=ROOT,
+            env=environment,
+            stdout=self._log,
+            stderr=self._log,
+            text=True,
         )
 
     def __enter__(self) -> Self:

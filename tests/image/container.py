@@ -1,0 +1,103 @@
+"""The built image, started by an OCI runtime the way a platform starts it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+from tests.image.build import DESCRIPTION
+from tests.server import Server
+
+_MOUNTS: list[dict[str, Any]] = [
+    {"destination": "/proc", "type": "proc", "source": "proc"},
+    {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},
+    {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+    {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "mode=1777"]},
+]
+
+
+def description() -> dict[str, Any]:
+    """What `tests.image.build` left: rootfs, config, layers_bytes."""
+    content: dict[str, Any] = json.loads(DESCRIPTION.read_text())
+    return content
+
+
+class Container(Server):
+    """A container: the root file system read-only but for /tmp, no capability, and only the variables given.
+
+    It shares the network of the tests, which `make image-check` runs where there is nothing but loopback.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        uid: int | None = None,
+        port: int | None = None,
+        mounts: dict[str, Path] | None = None,
+        **variables: str,
+    ) -> None:
+        """Start the image.
+
+        Args:
+            arguments: follow the entry point, as `docker run IMAGE ARGUMENTS` has them.
+            uid: instead of the image's own user.
+            port: where it will listen, if a platform prescribes one; else the variable `PORT` names a free one.
+            mounts: folder inside -> read-only folder outside.
+            variables: what the platform adds to the image's own environment.
+        """
+        image = description()
+        config = image["config"]
+        self._name = f"embed-{uuid.uuid4().hex}"
+        self._bundle = tempfile.TemporaryDirectory(prefix="embed-bundle-")
+        user = int(config["User"].split(":")[0]) if uid is None else uid
+        bound = [
+            {"destination": inside, "type": "bind", "source": str(outside), "options": ["bind", "ro"]}
+            for inside, outside in (mounts or {}).items()
+        ]
+        self._spec: dict[str, Any] = {
+            "ociVersion": "1.0.0",
+            "process": {
+                "user": {"uid": user, "gid": user},
+                "args": [*config["Entrypoint"], *arguments],
+                "env": config["Env"],
+                "cwd": config["WorkingDir"],
+                "noNewPrivileges": True,
+            },
+            "root": {"path": image["rootfs"], "readonly": True},
+            "mounts": copy.deepcopy(_MOUNTS) + bound,
+            "linux": {"namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]},
+        }
+        super().__init__(port=port, **variables)
+
+    def _start(self, variables: dict[str, str]) -> subprocess.Popen[str]:
+        """Write the bundle and run it; only the variables given are added, nothing is inherited."""
+        self._spec["process"]["env"] = [*self._spec["process"]["env"], *(f"{k}={v}" for k, v in variables.items())]
+        Path(self._bundle.name, "config.json").write_text(json.dumps(self._spec))
+        command = ["crun", "--cgroup-manager=disabled", "run", "--bundle", self._bundle.name, self._name]
+        return subprocess.Popen(command, stdout=self._log, stderr=self._log, text=True)
+
+    @property
+    def pid(self) -> int:
+        """The process that is number 1 inside."""
+        state = subprocess.run(["crun", "state", self._name], capture_output=True, text=True, check=True)  # noqa: S607
+        pid: int = json.loads(state.stdout)["pid"]
+        return pid
+
+    def inside(self, path: str) -> Path:
+        """Where the container's *path* is seen from outside, its /tmp included."""
+        return Path(f"/proc/{self.pid}/root{path}")
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the container's first process, as a platform does."""
+        subprocess.run(["crun", "kill", self._name, "TERM"], check=True)  # noqa: S607
+
+    def stop(self) -> None:
+        """End the container, however it stands."""
+        subprocess.run(["crun", "delete", "--force", self._name], check=False, capture_output=True)  # noqa: S607
+        super().stop()
+        self._bundle.cleanup()
