@@ -32,12 +32,12 @@ ARG TRIM=true
 RUN apt-get update && apt-get install --yes --no-install-recommends binutils gcc libc6-dev python3-dev python3-venv
 COPY infra/requirements/install.sh infra/requirements/${WORLD}.txt /build/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
-    PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 sh /build/install.sh /opt/venv /build/${WORLD}.txt
+    PIP_NO_CACHE_DIR=1 PIP_COMPILE=0 sh /build/install.sh /opt/venv /build/${WORLD}.txt
 COPY infra/image /build/image/
 RUN if [ "$TRIM" = true ]; then python3 /build/image/trim.py /opt/venv/lib/python3.11/site-packages; fi
 # Bytecode that is never compared with its source again: the image is read-only, and each look would cost the start.
 # A few packages carry templates that are no Python; what fails to compile here would fail to import below.
-RUN python3 -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/venv/lib || true
+RUN python3 -m compileall -qq -f -j 0 --invalidation-mode unchecked-hash /opt/venv/lib || true
 RUN PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 /opt/venv/bin/python /build/image/bake_model_info.py /opt/embed/cache \
     && chmod -R a+rX /opt/embed
 

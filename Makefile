@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint lock bench-start bench-prefix
+.PHONY: help serve test lint lock image-check bench-start bench-prefix
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -20,6 +20,10 @@ lint: $(VENV)/installed-test ## check style and types
 
 lock: ## resolve pyproject.toml anew (needs uv)
 	infra/requirements/compile.sh
+
+image-check: $(VENV)/installed-test ## build the image without a container engine, start it, play each platform's contract (root, Debian)
+	$(BIN)/python -m tests.image.build
+	tests/image/isolated.sh $(BIN)/python -m pytest tests/image
 
 bench-start: $(VENV)/installed-test ## time to the first embedding, side by side with vLLM's own server
 	$(BIN)/python -m tests.bench.cold_start

@@ -36,6 +36,7 @@ SPARE_THREADS = 16  # beyond the slots: health, models, and errors while every s
 log = logging.getLogger(__name__)
 
 _READ_TIMEOUT_S = 60.0  # for the whole of a request
+_SILENT_LINGER_S = 0.5  # in a drain, for the first byte on a new connection
 _IO_TIMEOUT_S = 120.0  # for one blocking read, and for the writing of a whole response
 _CHUNK_BYTES = 256 * 1024
 _HEAD_BYTES = 64 * 1024  # more is handed to gunicorn's parser, which refuses it
@@ -205,10 +206,14 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             else:
                 self._drop(conn)
 
-    def _close_silent(self) -> None:
-        """Close connections on which nothing has come, which load balancers open ahead: nobody waits on them."""
-        for conn in [conn for conn in self.pending_conns if not conn.received]:
-            self._drop(conn)
+    def _cap_silent(self) -> None:
+        """Wait a moment only for connections on which nothing has come.
+
+        A client that has just connected is about to send; nobody waits on those that load balancers open ahead.
+        """
+        for conn in self.pending_conns:
+            if not conn.received:
+                conn.timeout = min(conn.timeout, time.monotonic() + _SILENT_LINGER_S)
 
     def run(self) -> None:
         """Serve until told to stop, then drain."""
@@ -245,7 +250,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self.set_accept_enabled(False)
         for listener in self.sockets:
             listener.close()
-        self._close_silent()
+        self._cap_silent()
         while self.nr_conns and time.monotonic() < deadline:
             self.notify()
             self.wait_for_and_dispatch_events(timeout=0.05)

@@ -1,6 +1,6 @@
-"""Write what vLLM would otherwise find out in a subprocess at the first start: `bake_model_info.py CACHE_ROOT`.
+"""Write what vLLM would else find out in a subprocess at the first start: `bake_model_info.py CACHE_ROOT`.
 
-vLLM inspects a model's class in a second Python, which imports vLLM once more, and keeps the answer in its cache folder.
+vLLM inspects a model's class in a second Python, which imports vLLM again, and keeps its answer in its cache folder.
 A fresh container has an empty one. Source: vllm/model_executor/models/registry.py of vLLM 0.32, `_LazyRegisteredModel`.
 """
 
@@ -54,8 +54,8 @@ def main() -> None:
     """Bake into the folder that the command line names; fail where a common architecture is missing."""
     baked, failed = bake(sys.argv[1])
     for name, reason in failed.items():
-        print(f"not baked: {name}: {reason}")  # noqa: T201 - build output
-    print(f"baked: {', '.join(baked)}")  # noqa: T201
+        print(f"not baked: {name}: {reason}")
+    print(f"baked: {', '.join(baked)}")
     if missing := set(NEEDED) - set(baked):
         sys.exit(f"missing: {', '.join(sorted(missing))}")
 

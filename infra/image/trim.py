@@ -1,7 +1,7 @@
 """Take out of an environment what text embedding never loads: `trim.py SITE_PACKAGES [--table]`.
 
-The list with a reason for each entry is `dropped.toml` beside this file. `--table` removes nothing and prints, as Markdown,
-what each package weighs and whether it is kept.
+The list with a reason for each entry is `dropped.toml` beside this file. `--table` removes nothing and prints, as
+Markdown, what each package weighs and whether it is kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LISTED_MB = 20  # smaller packages share a line
 
 
 def dropped() -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """Read the list: what to drop by distribution and by path or pattern in site-packages, and what to strip -> reason."""
+    """Read the list: what to drop by distribution and by pattern in site-packages, and what to strip -> reason."""
     content = tomllib.loads(LIST.read_text())
     return content["distributions"], content["files"], content["debug_info"]
 
@@ -133,7 +133,7 @@ def main() -> None:
     if not (arguments.site / "vllm").is_dir():
         sys.exit(f"{arguments.site} is no site-packages folder with vLLM in it")
     if arguments.table:
-        print(table(arguments.site))  # noqa: T201 - its output
+        print(table(arguments.site))
     else:
         trim(arguments.site)
 

