@@ -169,7 +169,9 @@ class _Transfer:
         answer = self._source.client.get_object(Bucket=self._source.location.bucket, Key=file.entry.key, **wanted)
         if answer.get("ContentRange") != f"bytes {place.offset}-{end - 1}/{file.entry.size}":
             what = f"s3://{self._source.location.bucket}/{file.entry.key}"
-            message = f"{what} cannot be read: another range came than was asked for; check AWS_ENDPOINT_URL and proxies"
+            message = (
+                f"{what} cannot be read: another range came than was asked for; check AWS_ENDPOINT_URL and proxies"
+            )
             raise StartError(message)
         buffer = memoryview(bytearray(min(_BUFFER_BYTES, end - place.offset)))
         with answer["Body"] as body:

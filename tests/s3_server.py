@@ -94,7 +94,7 @@ class Proxy:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
         """Stop listening."""
@@ -124,7 +124,8 @@ class Proxy:
         for name, value in {**dict(response.getheaders()), **fault.headers}.items():
             if name.lower() not in _PASSED:
                 handler.send_header(name, value)
-        handler.send_header("Content-Length", response.headers.get("content-length", str(len(body))))
+        length = fault.headers.get("content-length") or response.headers.get("content-length")
+        handler.send_header("Content-Length", length or str(len(body)))
         handler.end_headers()
         handler.wfile.write(body[: fault.cut_after])
         upstream.close()
