@@ -73,8 +73,8 @@ def parse_s3_url(url: str) -> S3Location:
     rest = url[len(SCHEME) :]
     arn = _ARN.fullmatch(rest)
     bucket, prefix = (arn[1], arn[2] or "") if arn else rest.partition("/")[::2]
-    prefix = prefix.strip("/")
-    if not _BUCKET.fullmatch(bucket) or "//" in prefix or re.search(r"[\x00-\x1f?#]", prefix):
+    prefix = prefix.removesuffix("/")
+    if not _BUCKET.fullmatch(bucket) or "//" in f"/{prefix}" or re.search(r"[\x00-\x1f?#]", prefix):
         message = f"EMBED_MODEL_PATH: {url!r} is not of the form s3://bucket/prefix/"
         raise StartError(message)
     return S3Location(bucket, f"{prefix}/" if prefix else "")
