@@ -130,10 +130,11 @@ def _fetching(located: Located, lifecycle: Lifecycle[LoadedModel]) -> Iterator[N
             fetch_weights()
             read_ahead(check_weights(located.folder))  # files of an earlier start may not be in memory
 
-    with ThreadPoolExecutor(1, thread_name_prefix="weights") as background:
-        fetched = background.submit(fetch, located.fetch_weights)
-        yield
-        fetched.result()
+    background = ThreadPoolExecutor(1, thread_name_prefix="weights")
+    fetched = background.submit(fetch, located.fetch_weights)
+    background.shutdown(wait=False)  # a failed import is told at once
+    yield
+    fetched.result()
 
 
 def _engine_options(settings: Settings, folder: ModelFolder, *, streamed_from: str | None) -> EngineOptions:

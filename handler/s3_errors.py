@@ -81,6 +81,7 @@ def _refused(exc: Any, code: str, location: S3Location, attempts: int, anonymous
         **dict.fromkeys(_CHANGED, "it changed while it was read; start again when its upload has finished"),
         "NoSuchBucket": "there is no such bucket; check EMBED_MODEL_PATH, and AWS_ENDPOINT_URL if it is set",
         **dict.fromkeys(("NoSuchKey", "404"), deleted),
+        "400": "S3 refused (400); the AWS credentials may have expired, or a caller's own key encrypts the object",
         "InvalidObjectState": "it is archived; restore it to a storage class that can be read at once",
         "RequestTimeTooSkewed": "this machine's clock is wrong; set it",
         "InvalidBucketName": "that is not a bucket's name; check EMBED_MODEL_PATH",
@@ -105,6 +106,7 @@ def _not_reached(exc: Exception, attempts: int) -> str:
         "cannot be fetched; check the container's role",
         (boto.ProfileNotFound, boto.ConfigNotFound, boto.ConfigParseError): f"AWS configuration: {exc}",
         (boto.NoRegionError, boto.InvalidRegionError): f"{exc}; set AWS_DEFAULT_REGION to the bucket's region",
+        (ValueError,): f"{exc}; check AWS_ENDPOINT_URL",  # botocore has no class of its own for it
         (boto.ParamValidationError,): "that is not a bucket's name; check EMBED_MODEL_PATH",
         (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError): f"no connection in "
         f"{attempts} attempts ({exc}); the container needs a route to S3: check its network (a VPC needs an S3 "

@@ -33,6 +33,7 @@ def test_other_models_are_named_by_their_folder() -> None:
     """As vLLM does."""
     assert locate("/mnt/models/bge") == weights.Located(Path("/mnt/models/bge"))
     assert weights.model_name("/mnt/models/bge/") == "bge"
+    assert weights.model_name("s3://bucket/org/bge/") == weights.model_name("s3://bucket/org/bge") == "bge"
 
 
 def test_whole_files_pass(tmp_path: Path) -> None:

@@ -55,6 +55,32 @@ def test_what_passes_is_tried_again(proxy: Proxy, tmp_path: Path, fault: Fault, 
         fetch(tmp_path / "other", attempts=2)
 
 
+def test_finished_shards_are_not_read_again(proxy: Proxy, s3: Any, tmp_path: Path) -> None:
+    """After a start that failed at the second one."""
+    first, second = (f"org/sharded/model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    shards = {name: Path(key).name for name, key in (("a", first), ("b", second))}
+    put(s3, "org/sharded/config.json", b"{}")
+    put(s3, "org/sharded/model.safetensors.index.json", json.dumps({"weight_map": shards}).encode())
+    put(s3, "org/sharded/consolidated.safetensors", WEIGHTS)
+    put(s3, first, WEIGHTS[:RANGE])
+    put(s3, second, WEIGHTS)
+    url = f"s3://{BUCKET}/org/sharded/"
+
+    def refuse_second(request: Request) -> Fault | None:
+        late = Fault(status=403, code="AccessDenied", seconds=0.3)
+        return late if request.key == second and request.method == "GET" else None
+
+    proxy.fault = refuse_second
+    with pytest.raises(StartError, match="access denied"):
+        fetch(tmp_path, url=url)
+    proxy.fault = lambda _: None
+    proxy.requests.clear()
+    folder = fetch(tmp_path, url=url)
+    assert {request.key for request in proxy.requests} == {"", second}
+    assert (folder / Path(first).name).read_bytes() == WEIGHTS[:RANGE]
+    assert {path.name for path in folder.glob("*.safetensors")} == set(shards.values())
+
+
 def test_a_cut_body_is_not_read_twice(proxy: Proxy, tmp_path: Path) -> None:
     """The next attempt asks for the rest of the range."""
     proxy.fault = on_weights(Fault(cut_after=300_000), times=1)
