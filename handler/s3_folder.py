@@ -89,10 +89,9 @@ def check_space(folder: Path, needed: int) -> None:
     """Refuse to begin what the disk cannot hold."""
     free = shutil.disk_usage(folder).free
     if needed and needed + _SPARE_BYTES > free:
-        message = (
-            f"the disk of {folder} is too small: the weights need {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free; "
-            "set EMBED_CACHE_DIR to a larger disk, or give the container more of it"
-        )
+        megabytes = f"{(needed + _SPARE_BYTES) / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free"
+        remedy = "set EMBED_CACHE_DIR to a larger disk, or give the container more of it"
+        message = f"the disk of {folder} is too small: {megabytes}; {remedy}"
         raise StartError(message)
 
 

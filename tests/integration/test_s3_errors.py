@@ -78,6 +78,7 @@ def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("AWS_DEFAULT_REGION", "eu_nowhere!", "set AWS_DEFAULT_REGION to the bucket's region"),
         ("AWS_ENDPOINT_URL", "nowhere", "Invalid endpoint"),
         ("AWS_PROFILE", "nobody", "AWS configuration"),
+        ("AWS_SECRET_ACCESS_KEY", "", "AWS credentials are missing or incomplete"),
     ],
 )
 def test_a_wrong_aws_setting_is_told(
@@ -110,7 +111,7 @@ def test_a_disk_that_is_too_small_is_told_before(proxy: Proxy, tmp_path: Path, m
     """With what is needed and what is free; no range is read."""
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20 * 10**6))
-    with pytest.raises(StartError, match=r"need 5\.2 MB, 20\.0 MB are free"):
+    with pytest.raises(StartError, match=r"too small: 22\.0 MB are needed, 20\.0 MB are free"):
         fetch(tmp_path)
     assert not proxy.ranges(KEY)
 

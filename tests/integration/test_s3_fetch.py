@@ -57,14 +57,14 @@ def test_what_passes_is_tried_again(proxy: Proxy, tmp_path: Path, fault: Fault, 
 
 def test_finished_shards_are_not_read_again(proxy: Proxy, s3: Any, tmp_path: Path) -> None:
     """After a start that failed at the second one."""
-    first, second = (f"org/sharded/model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    first, second = (f"other/sharded/model-0000{number}-of-00002.safetensors" for number in (1, 2))
     shards = {name: Path(key).name for name, key in (("a", first), ("b", second))}
-    put(s3, "org/sharded/config.json", b"{}")
-    put(s3, "org/sharded/model.safetensors.index.json", json.dumps({"weight_map": shards}).encode())
-    put(s3, "org/sharded/consolidated.safetensors", WEIGHTS)
+    put(s3, "other/sharded/config.json", b"{}")
+    put(s3, "other/sharded/model.safetensors.index.json", json.dumps({"weight_map": shards}).encode())
+    put(s3, "other/sharded/consolidated.safetensors", WEIGHTS)
     put(s3, first, WEIGHTS[:RANGE])
     put(s3, second, WEIGHTS)
-    url = f"s3://{BUCKET}/org/sharded/"
+    url = f"s3://{BUCKET}/other/sharded/"
 
     def refuse_second(request: Request) -> Fault | None:
         late = Fault(status=403, code="AccessDenied", seconds=0.3)
