@@ -10,7 +10,7 @@ import pytest
 
 from handler.errors import StartError
 from tests.integration.tiny_bucket import KEY, WEIGHTS, assert_whole, fetch, put
-from tests.s3_server import BUCKET, CREDENTIALS, Fault, Proxy
+from tests.s3_server import BUCKET, CREDENTIALS, Fault, Proxy, Request
 
 
 @pytest.mark.usefixtures("proxy")
@@ -59,8 +59,21 @@ def test_a_refusal_is_told_once(proxy: Proxy, tmp_path: Path, where: str, fault:
 def test_another_region_is_told(proxy: Proxy, tmp_path: Path) -> None:
     """With the region to set."""
     proxy.fault = lambda _: Fault(status=301, code="PermanentRedirect", headers={"x-amz-bucket-region": "eu-central-1"})
-    with pytest.raises(StartError, match=r"another region|not of"):
+    with pytest.raises(StartError, match=r"the bucket is in another region .*, which is eu-central-1"):
         fetch(tmp_path)
+
+
+def test_a_redirect_to_another_region_is_followed(proxy: Proxy, tmp_path: Path) -> None:
+    """As S3 answers a client of another region first; it is no attempt."""
+    left = [1]
+
+    def redirect(_: Request) -> Fault | None:
+        left[0] -= 1
+        headers = {"x-amz-bucket-region": "eu-central-1"}
+        return Fault(status=301, code="PermanentRedirect", headers=headers) if left[0] >= 0 else None
+
+    proxy.fault = redirect
+    assert_whole(fetch(tmp_path, attempts=1))
 
 
 @pytest.mark.usefixtures("proxy")
