@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint lock image-check bench-start bench-prefix
+.PHONY: help serve test lint lock image-check bench-start bench-prefix bench-read-ahead bench-transfer
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -30,6 +30,12 @@ bench-start: $(VENV)/installed-test ## time to the first embedding, side by side
 
 bench-prefix: $(VENV)/installed-test ## what prefix caching saves of a common instruction
 	$(BIN)/python -m tests.bench.prefix_caching
+
+bench-read-ahead: $(VENV)/installed-test ## time to ready with weights in no page cache, read ahead and not
+	$(BIN)/python -m tests.bench.read_ahead
+
+bench-transfer: $(VENV)/installed-test ## our ranged reads, boto3's managed transfer and its CRT client from a fast local server
+	$(BIN)/python -m tests.bench.s3_transfer
 
 $(VENV)/installed-%: infra/requirements/%.txt infra/requirements/install.sh
 	@infra/requirements/install.sh $(VENV) $<

@@ -18,6 +18,24 @@ def client(service: str, *, attempts: int, **config: Any) -> Any:
     return boto3.client(service, config=Config(retries=retries, connect_timeout=5, **config))
 
 
+def has_credentials() -> bool:
+    """Whether boto3 finds credentials: in the environment, its files, or the platform's metadata.
+
+    Raises:
+        botocore.exceptions.BotoCoreError: what should hold them is broken.
+    """
+    import boto3  # noqa: PLC0415 - see above
+
+    return boto3.Session().get_credentials() is not None
+
+
+def unsigned() -> Any:
+    """Return the `signature_version` of requests that say nothing of who asks."""
+    from botocore import UNSIGNED  # noqa: PLC0415 - see above
+
+    return UNSIGNED
+
+
 def refusal(exc: Exception) -> str | None:
     """Return the code with which AWS refused a call, None where the call did not get that far or is not AWS's."""
     from botocore.exceptions import ClientError  # noqa: PLC0415 - see above

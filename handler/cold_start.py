@@ -6,6 +6,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 
 from handler.caches import copy_baked
@@ -16,10 +17,10 @@ from handler.lifecycle import Lifecycle
 from handler.model_folder import ModelFolder, read_model_folder
 from handler.prompts import Prompts
 from handler.service import LoadedModel
-from handler.settings import Settings, vllm_cache_root
+from handler.settings import Settings, cache_dir, vllm_cache_root
 from handler.tokenization import LengthRule, TextTokenizer, load_tokenizer
 from handler.vllm_core import EngineOptions, VllmCore, import_vllm
-from handler.weights import check_weights, locate_model, overlay, read_ahead
+from handler.weights import Located, check_weights, locate_model, overlay, read_ahead
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +64,15 @@ def load_model(
     if settings.baked_cache_dir is not None:
         copy_baked(settings.baked_cache_dir, vllm_cache_root())
     with lifecycle.phase("weights"):
-        folder = read_model_folder(locate_model(settings.model_path), matryoshka=settings.matryoshka_dimensions)
-        read_ahead(check_weights(folder.path))
+        located = locate_model(
+            settings.model_path,
+            cache=cache_dir(settings),
+            attempts=settings.http_request_retries,
+            load_format=settings.load_format,
+        )
+        folder = read_model_folder(located.folder, matryoshka=settings.matryoshka_dimensions)
+        if located.fetch_weights is None and located.streamed_from is None:
+            read_ahead(check_weights(folder.path))
     log.info("loading", extra={"folder": str(folder.path), "architecture": folder.architecture})
     prompts = Prompts(
         folder.prompts,
@@ -76,7 +84,7 @@ def load_model(
             "symmetric": settings.representation_symmetric,
         },
     )
-    with lifecycle.phase("imports"):
+    with _fetching(located, lifecycle), lifecycle.phase("imports"):
         import_vllm()
     gc.freeze()  # the engine collects once when it is built: let it find nothing to look through
     log.info("imported", extra={"seconds": lifecycle.phases["imports"]})
@@ -90,7 +98,7 @@ def load_model(
 
     def build() -> Core:
         with build_context():
-            return VllmCore(_engine_options(settings, folder))
+            return VllmCore(_engine_options(settings, folder, streamed_from=located.streamed_from))
 
     with lifecycle.phase("engine"):
         engine = Engine(build, on_death=on_death)
@@ -113,9 +121,29 @@ def load_model(
     )
 
 
-def _engine_options(settings: Settings, folder: ModelFolder) -> EngineOptions:
+@contextmanager
+def _fetching(located: Located, lifecycle: Lifecycle[LoadedModel]) -> Iterator[None]:
+    """Fetch the weights meanwhile, if they are still to be fetched; at the end they are there."""
+    if located.fetch_weights is None:
+        yield
+        return
+
+    def fetch(fetch_weights: Callable[[], None]) -> None:
+        with lifecycle.phase("weights"):
+            fetch_weights()
+            read_ahead(check_weights(located.folder))  # files of an earlier start may not be in memory
+
+    background = ThreadPoolExecutor(1, thread_name_prefix="weights")
+    fetched = background.submit(fetch, located.fetch_weights)
+    background.shutdown(wait=False)  # a failed import is told at once
+    yield
+    fetched.result()
+
+
+def _engine_options(settings: Settings, folder: ModelFolder, *, streamed_from: str | None) -> EngineOptions:
     return EngineOptions(
         model=str(overlay(folder.path, folder.patches)),
+        streamed_from=streamed_from,
         pooling=folder.pooling,
         normalizes=folder.normalizes,
         dense_layers=folder.dense_layers,

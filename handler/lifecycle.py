@@ -62,10 +62,10 @@ class Lifecycle(Generic[ModelT]):
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time one phase of the start."""
+        """Time one phase of the start; one that is entered again goes on."""
         begin = time.monotonic()
         yield
-        self._phases[name] = round(time.monotonic() - begin, 3)
+        self._phases[name] = round(self._phases.get(name, 0) + time.monotonic() - begin, 3)
 
     def ready(self, model: ModelT) -> None:
         """Open for requests; a drain that came first stays."""

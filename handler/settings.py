@@ -180,8 +180,9 @@ def prepare_process(settings: Settings) -> None:
     What an operator has set himself stays. Only folders that can be written are named, so that a container with a
     read-only disk and no HOME starts.
     """
-    cache = _cache_dir(settings)
+    cache = cache_dir(settings)
     defaults = {
+        Settings.variable("cache_dir"): str(cache),  # HOME may change below, and with it the default
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: three imports of vLLM would treble the cold start
         "VLLM_CONFIGURE_LOGGING": "0",  # its loggers go through ours, one format for every line
         "VLLM_NO_USAGE_STATS": "1",
@@ -212,7 +213,8 @@ def vllm_cache_root() -> Path:
     return Path(os.environ["VLLM_CACHE_ROOT"])
 
 
-def _cache_dir(settings: Settings) -> Path:
+def cache_dir(settings: Settings) -> Path:
+    """Return the folder of everything that a later start can use again."""
     if settings.cache_dir is not None:
         return settings.cache_dir
     home = os.environ.get("HOME", "")

@@ -32,6 +32,7 @@ class EngineOptions:
     """What of the settings and the model folder shapes the engine; None leaves the choice to vLLM."""
 
     model: str
+    streamed_from: str | None  # where a streaming loader finds the weights; None: in the folder
     pooling: str | None
     normalizes: bool
     dense_layers: int
@@ -216,6 +217,7 @@ def _engine_args(options: EngineOptions) -> Any:
         "load_format": options.load_format,
         **{name: value for name, value in chosen.items() if value is not None},
         **({"pooler_config": pooler} if options.pooling else {}),
+        **({"model_weights": options.streamed_from} if options.streamed_from else {}),
         **options.overrides,
     }
     return EngineArgs(**check_engine_args(EngineArgs, arguments))

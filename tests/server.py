@@ -41,12 +41,12 @@ def accepts(port: int) -> bool:
 class Server:
     """A server process; leaving the context stops it."""
 
-    def __init__(self, *, module: str = "handler", port: int | None = None, **settings: str) -> None:
+    def __init__(self, *, module: str = "handler", port: str | None = None, **settings: str) -> None:
         """Start `python -m MODULE` with *settings* as environment variables; nothing of `EMBED_` is inherited.
 
         A *port* that is given is one that the server chooses by itself: the variable is not set then.
         """
-        self.port = free_port() if port is None else port
+        self.port = free_port() if port is None else int(port)
         self.url = f"http://127.0.0.1:{self.port}"
         self._module = module
         self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - closed by `stop`

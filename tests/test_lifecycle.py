@@ -85,3 +85,12 @@ def test_phases_are_timed() -> None:
         time.sleep(0.02)
     lifecycle.ready("model")
     assert 0.02 <= lifecycle.phases["imports"] <= lifecycle.phases["total"]
+
+
+def test_a_phase_may_go_on_later() -> None:
+    """The seconds of its parts are added: weights from S3 come in two."""
+    lifecycle: Lifecycle[str] = Lifecycle(slots=1)
+    for _ in range(2):
+        with lifecycle.phase("weights"):
+            time.sleep(0.02)
+    assert 0.04 <= lifecycle.phases["weights"] < 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -17,16 +18,22 @@ def saved(file: Path) -> Path:
     return file
 
 
+def locate(model_path: str | None, load_format: str = "auto") -> weights.Located:
+    """Look for a model that is not in a bucket."""
+    return weights.locate_model(model_path, cache=Path("/nowhere"), attempts=1, load_format=load_format)
+
+
 def test_the_default_model_is_the_packaged_one() -> None:
     """And it has the name its users know."""
-    assert (weights.locate_model(None) / "config.json").is_file()
+    assert (locate(None).folder / "config.json").is_file()
     assert weights.model_name(None) == "all-MiniLM-L6-v2"
 
 
 def test_other_models_are_named_by_their_folder() -> None:
     """As vLLM does."""
-    assert weights.locate_model("/mnt/models/bge") == Path("/mnt/models/bge")
+    assert locate("/mnt/models/bge") == weights.Located(Path("/mnt/models/bge"))
     assert weights.model_name("/mnt/models/bge/") == "bge"
+    assert weights.model_name("s3://bucket/org/bge/") == weights.model_name("s3://bucket/org/bge") == "bge"
 
 
 def test_whole_files_pass(tmp_path: Path) -> None:
@@ -65,3 +72,11 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(StartError, match="is broken"):
         weights.check_weights(tmp_path)
+
+
+@pytest.mark.parametrize("model_path", ["/mnt/models/bge", "s3://bucket/bge/"])
+def test_a_streaming_loader_that_is_not_installed_is_refused(model_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is read, with the packages to install."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(StartError, match="pip install runai-model-streamer"):
+        locate(model_path, "runai_streamer")

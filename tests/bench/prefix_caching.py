@@ -74,6 +74,7 @@ def measure(shape: str, *, caching: bool, block_size: int) -> Figures:
         overrides: dict[str, Any] = {"enable_prefix_caching": caching, "block_size": block_size}
         core = VllmCore(
             EngineOptions(
+                streamed_from=None,
                 model=str(folder_of(shape, Path(parent))),
                 pooling="LAST",
                 normalizes=True,

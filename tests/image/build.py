@@ -77,7 +77,8 @@ def package_settings() -> list[str]:
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     ).stdout
     settings = {line.split("=")[0].split(".")[-1]: line.split("=")[1].strip("'") for line in found.splitlines()}
-    kept = {name: settings[name] for name in ("index-url", "extra-index-url", "find-links") if name in settings}
+    names = ["index-url", "extra-index-url", "find-links"]
+    kept = {name: settings[name] for name in names if name in settings}
     volumes = []
     if "cert" in settings:
         kept["cert"] = _CERTIFICATE

@@ -38,7 +38,7 @@ class Container(Server):
         self,
         *arguments: str,
         uid: int | None = None,
-        port: int | None = None,
+        port: str | None = None,
         mounts: dict[str, Path] | None = None,
         **variables: str,
     ) -> None:

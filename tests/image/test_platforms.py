@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -25,7 +26,11 @@ LAMBDA_UID = 993  # any that the image does not know
 def test_lambda() -> None:
     """Only /tmp, no HOME or USER, an unknown user; the adapter polls readiness, then passes calls on concurrently."""
     texts = [f"text number {number}" for number in range(64)]
-    variables = {"AWS_LAMBDA_FUNCTION_NAME": "embeddings", "AWS_REGION": "eu-central-1", "EMBED_API_KEYS": "key"}
+    variables: dict[str, Any] = {
+        "AWS_LAMBDA_FUNCTION_NAME": "embeddings",
+        "AWS_REGION": "eu-central-1",
+        "EMBED_API_KEYS": "key",
+    }
     weights = {"/mnt/model": Path(MODEL_DIR)}
     with (
         Container(uid=LAMBDA_UID, mounts=weights, EMBED_MODEL_PATH="/mnt/model", **variables) as server,
@@ -45,7 +50,7 @@ def test_lambda() -> None:
 
 def test_cloud_run() -> None:
     """PORT is its choice, the startup probe has 240 s, SIGTERM under load leaves 10 s and loses nothing."""
-    with Container(port=9123, mounts=MOUNTED, PORT="9123", K_SERVICE="embeddings") as server:
+    with Container(port="9123", mounts=MOUNTED, PORT="9123", K_SERVICE="embeddings") as server:
         begin = time.monotonic()
         server.wait_ready()
         started_s = time.monotonic() - begin
@@ -67,9 +72,12 @@ def test_cloud_run() -> None:
 
 def test_runpod() -> None:
     """PORT and PORT_HEALTH are 80; /ping says 204 while it loads, then 200."""
-    variables = {"PORT": "80", "PORT_HEALTH": "80", "HEALTH_CHECK_PATH": "/ping"}
+    variables: dict[str, Any] = {"PORT": "80", "PORT_HEALTH": "80", "HEALTH_CHECK_PATH": "/ping"}
     with Container(
-        port=80, mounts={"/runpod-volume/model": Path(MODEL_DIR)}, EMBED_MODEL_PATH="/runpod-volume/model", **variables
+        port="80",
+        mounts={"/runpod-volume/model": Path(MODEL_DIR)},
+        EMBED_MODEL_PATH="/runpod-volume/model",
+        **variables,
     ) as server:
         seen: list[int | None] = []
         while not seen or seen[-1] != 200:
@@ -85,7 +93,7 @@ def test_runpod() -> None:
 
 def test_sagemaker() -> None:
     """`serve` as root, /opt/ml/model, port 8080, /ping under 2 s while busy, /invocations, SIGTERM with 30 s."""
-    with Container("serve", uid=0, port=8080, mounts=MOUNTED, EMBED_MAX_CONCURRENT_REQUESTS="8") as server:
+    with Container("serve", uid=0, port="8080", mounts=MOUNTED, EMBED_MAX_CONCURRENT_REQUESTS="8") as server:
         server.wait_ready()
         seconds = []
         with Load(server, clients=8, route="/invocations", inputs=32) as load, httpx.Client() as client:
@@ -105,6 +113,6 @@ def test_sagemaker() -> None:
 
 def test_a_name_for_the_served_model_is_not_needed() -> None:
     """SageMaker sets none: the folder's name is served, and the client need not say it."""
-    with Container("serve", port=8080, mounts=MOUNTED) as server:
+    with Container("serve", port="8080", mounts=MOUNTED) as server:
         server.wait_ready()
         assert httpx.post(f"{server.url}/invocations", json={"input": "a"}).json()["model"] == "model"

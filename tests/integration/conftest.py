@@ -5,12 +5,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from aleph_alpha_client import BusyError, TokenizationRequest
+from botocore.config import Config
 from openai import OpenAI
 
+from handler import s3_fetch
 from tests import models
 from tests.integration.pharia_client import MODEL, TEXT, TOKEN, call_async, converted_example, semantic, sync
+from tests.integration.tiny_bucket import KEY, RANGE, WEIGHTS, put
+from tests.s3_server import BUCKET, CREDENTIALS, Proxy, moto_server
 from tests.server import Server
 
 
@@ -57,3 +62,35 @@ def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
         return asyncio.run(call_async(server, method, *arguments, **options))
 
     return call
+
+
+@pytest.fixture(scope="session")
+def upstream() -> Iterator[str]:
+    """moto, in a process of its own."""
+    with moto_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def s3(upstream: str) -> Any:
+    """Talk to moto directly, to put objects there."""
+    session = boto3.Session("x", "x", region_name="us-east-1")
+    config = Config(request_checksum_calculation="when_required")  # the tests choose which checksum an object has
+    client = session.client("s3", endpoint_url=upstream, config=config)
+    client.create_bucket(Bucket=BUCKET)
+    return client
+
+
+@pytest.fixture
+def proxy(upstream: str, s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A fresh model in the bucket, and the way to it that can be broken."""
+    put(s3, KEY, WEIGHTS)
+    put(s3, "org/tiny/config.json", b"{}")
+    put(s3, "org/tiny/README.md", b"# a model card")
+    proxy = Proxy(upstream)
+    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": proxy.url}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(s3_fetch, "_RANGE_BYTES", RANGE)
+    monkeypatch.setattr(s3_fetch, "_LONGEST_PAUSE_S", 0.01)
+    yield proxy
+    proxy.close()

@@ -1,0 +1,182 @@
+"""Which objects under an `s3://bucket/prefix/` a model needs; no byte of a weight is read here."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from handler.errors import StartError
+
+SCHEME = "s3://"
+# Bucket names by S3's naming rules; access points by ARN have a `:`.
+_BUCKET = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,254}|arn:aws[a-z-]*:s3[a-z0-9:/._-]+")
+_ARN = re.compile(r"(arn:[^/]+:(?:accesspoint|outpost)/[^/]+)(?:/(.*))?")
+# What tokenizers, sentence-transformers and a model's own code are made of; model cards, pictures and copies of the
+# weights for other programs (onnx/, openvino/, *.h5, *.msgpack, *.gguf, *.pt) are not.
+_PARTS = (
+    *("*.json", "*.jinja", "*.py", "*.model", "*.vocab", "*.tiktoken"),
+    *("vocab*.txt", "merges*.txt", "dict.txt", "bpe.codes"),
+)
+_NOT_NEEDED = ("*.index.json", "data_config.json", "trainer_state.json", "*_results.json", "modelcard.json")
+_SAFETENSORS_INDEX = "model.safetensors.index.json"
+_BIN_INDEX = "pytorch_model.bin.index.json"
+# In the folder of a module and in the root: the first kind that is there is read.
+_MODULE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_ROOT_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "*.safetensors", "pytorch_model*.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Location:
+    """A bucket and a prefix in it, which is empty or ends in `/`."""
+
+    bucket: str
+    prefix: str
+
+    @property
+    def url(self) -> str:
+        """The location as it is written in settings and messages."""
+        return f"{SCHEME}{self.bucket}/{self.prefix}"
+
+    def folder(self, cache: Path) -> Path:
+        """Name the local folder that keeps what is read from here; the same one at every start."""
+        name = re.sub(r"[^\w.-]", "_", PurePosixPath(self.prefix or self.bucket).name)
+        return cache / "s3" / f"{name}-{hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
+
+
+@dataclass(frozen=True, slots=True)
+class S3Object:
+    """An object as the listing shows it; *name* is its path below the prefix."""
+
+    key: str
+    name: str
+    size: int  # bytes
+    etag: str
+
+
+def is_s3(model_path: str | None) -> bool:
+    """Whether the model is in a bucket."""
+    return model_path is not None and model_path.lower().startswith(SCHEME)
+
+
+def parse_s3_url(url: str) -> S3Location:
+    """Take `s3://bucket/prefix/` apart.
+
+    Raises:
+        StartError: it is not of that form.
+    """
+    rest = url[len(SCHEME) :]
+    arn = _ARN.fullmatch(rest)
+    bucket, prefix = (arn[1], arn[2] or "") if arn else rest.partition("/")[::2]
+    prefix = prefix.removesuffix("/")
+    if not _BUCKET.fullmatch(bucket) or "//" in f"/{prefix}" or re.search(r"[\x00-\x1f?#]", prefix):
+        message = f"EMBED_MODEL_PATH: {url!r} is not of the form s3://bucket/prefix/"
+        raise StartError(message)
+    return S3Location(bucket, f"{prefix}/" if prefix else "")
+
+
+def list_objects(client: Any, location: S3Location) -> list[S3Object]:
+    """Return every object under *location*; folder markers, which are empty and end in `/`, are left out.
+
+    Raises:
+        StartError: there is none, or no config.json among them.
+        botocore.exceptions.BotoCoreError, ClientError: S3 was not reached or refused.
+    """
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=location.bucket, Prefix=location.prefix)
+    found = [
+        S3Object(entry["Key"], entry["Key"][len(location.prefix) :], entry["Size"], entry["ETag"])
+        for page in pages
+        for entry in page.get("Contents", ())
+        if not entry["Key"].endswith("/")
+    ]
+    if not found:
+        message = f"{location.url} holds no object; EMBED_MODEL_PATH must name the prefix that holds config.json"
+        raise StartError(message)
+    if not any(entry.name == "config.json" for entry in found):
+        deeper = sorted({entry.name.rpartition("/")[0] for entry in found if entry.name.endswith("/config.json")})
+        hint = f" (there is one under {deeper[0]}/)" if deeper else ""
+        message = f"{location.url} has no config.json{hint}; EMBED_MODEL_PATH must name the prefix that holds it"
+        raise StartError(message)
+    return found
+
+
+def choose_parts(objects: Iterable[S3Object]) -> list[S3Object]:
+    """Choose what lies in the root and is not weights: configuration, tokenizer, the model's own code, indexes."""
+    root = [entry for entry in objects if "/" not in entry.name]
+    indexes = {_SAFETENSORS_INDEX} if any(e.name.endswith(".safetensors") for e in root) else {_BIN_INDEX}
+    return [
+        entry for entry in root if entry.name in indexes or (_fits(entry, _PARTS) and not _fits(entry, _NOT_NEEDED))
+    ]
+
+
+def choose_modules(objects: Iterable[S3Object], folder: Path) -> list[S3Object]:
+    """Choose the files of the sentence-transformers modules that `modules.json` in *folder* names, weights included."""
+    objects = list(objects)
+    chosen: list[S3Object] = []
+    for path in _module_paths(folder):
+        inside = [entry for entry in objects if entry.name.rpartition("/")[0] == path]
+        chosen += [entry for entry in inside if _is_part(entry)]
+        chosen += _first_kind(inside, _MODULE_WEIGHTS)
+    return chosen
+
+
+def _module_paths(folder: Path) -> list[str]:
+    try:
+        modules = json.loads((folder / "modules.json").read_bytes())
+        paths = [str(module["path"]).strip("/") for module in modules]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []  # none, or a broken one, which reading the folder refuses by name
+    return [path for path in dict.fromkeys(paths) if path and ".." not in PurePosixPath(path).parts]
+
+
+def choose_weights(objects: Iterable[S3Object], folder: Path, location: S3Location) -> list[S3Object]:
+    """Choose the weights in the root: the shards that an index in *folder* names, else safetensors, else `.bin`.
+
+    Raises:
+        StartError: there are none, or a shard is missing.
+    """
+    root = {entry.name: entry for entry in objects if "/" not in entry.name}
+    for index in (_SAFETENSORS_INDEX, _BIN_INDEX):
+        if (folder / index).is_file():
+            return [_shard(root, name, location) for name in _shards(folder / index, location)]
+    chosen = _first_kind(root.values(), _ROOT_WEIGHTS)
+    if not chosen:
+        message = f"{location.url} has no weights (no *.safetensors); upload the whole model"
+        raise StartError(message)
+    return chosen
+
+
+def _shards(index: Path, location: S3Location) -> list[str]:
+    try:
+        return sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        message = f"{location.url}{index.name} is broken; upload the model again"
+        raise StartError(message) from exc
+
+
+def _shard(root: dict[str, S3Object], name: str, location: S3Location) -> S3Object:
+    if name not in root:
+        message = f"{location.url}{name} is missing, though the index names it; upload the model again"
+        raise StartError(message)
+    return root[name]
+
+
+def _is_part(entry: S3Object) -> bool:
+    return _fits(entry, _PARTS) and not _fits(entry, _NOT_NEEDED)
+
+
+def _fits(entry: S3Object, patterns: Iterable[str]) -> bool:
+    name = PurePosixPath(entry.name).name
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _first_kind(entries: Iterable[S3Object], patterns: Iterable[str]) -> list[S3Object]:
+    """Return the entries that fit the first pattern which any fits."""
+    entries = list(entries)
+    kinds = ([entry for entry in entries if _fits(entry, (pattern,))] for pattern in patterns)
+    return next((kind for kind in kinds if kind), [])

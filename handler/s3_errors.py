@@ -1,0 +1,121 @@
+"""What failed reads from S3 mean: cause and remedy in one line, and which of them are worth another attempt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from handler.aws import refusal
+from handler.errors import StartError
+from handler.s3 import S3Location
+
+_DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "Forbidden"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
+_REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "UnrecognizedClientException"}
+_ELSEWHERE = {
+    *("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
+    *("301", "307"),
+}
+_BUSY = {
+    *("SlowDown", "ServiceUnavailable", "InternalError", "Throttling", "ThrottlingException", "RequestLimitExceeded"),
+    *("RequestTimeout", "TooManyRequestsException", "BandwidthLimitExceeded"),
+    *("429", "500", "502", "503", "504"),
+}
+_CHANGED = {"PreconditionFailed", "412"}
+_SERVER_ERROR = 500
+
+
+def is_passing(exc: Exception) -> bool:
+    """Whether another attempt may go better: connections that break and servers that are busy."""
+    from botocore import exceptions as boto  # noqa: PLC0415 - only users of S3 pay for it
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
+    code = refusal(exc)
+    if code is not None:
+        return code in _BUSY or _status(exc) >= _SERVER_ERROR
+    if isinstance(exc, boto.SSLError):
+        return False
+    broken = (boto.ConnectionError, boto.HTTPClientError, boto.IncompleteReadError, boto.ResponseStreamingError)
+    return isinstance(exc, (*broken, HTTPError, OSError))
+
+
+def explained(exc: Exception, location: S3Location, *, key: str | None, attempts: int, anonymous: bool) -> StartError:
+    """Put cause and remedy in one line.
+
+    Args:
+        exc: what boto3 raised.
+        location: of the model.
+        key: of the object that was read; None: the listing.
+        attempts: how many were made of what is worth more than one.
+        anonymous: whether no credentials were found.
+    """
+    what = f"s3://{location.bucket}/{key}" if key else location.url
+    code = refusal(exc)
+    cause = _not_reached(exc, attempts) if code is None else _refused(exc, code, location, attempts, anonymous)
+    return StartError(f"{what} cannot be read: {cause}")
+
+
+def _refused(exc: Any, code: str, location: S3Location, attempts: int, anonymous: bool) -> str:  # noqa: FBT001
+    """Explain an answer of S3."""
+    if code in _BUSY or _status(exc) >= _SERVER_ERROR:
+        return f"S3 answered {code} to each of {attempts} attempts; start later, or raise EMBED_HTTP_REQUEST_RETRIES"
+    grant = f"s3:ListBucket on bucket {location.bucket} and s3:GetObject on {location.prefix}*"
+    denied = f"access denied ({code}); grant {grant} (and kms:Decrypt where a KMS key encrypts them)"
+    if anonymous:
+        denied = f"access denied ({code}), and no AWS credentials were found; give the container a role with {grant}"
+    error = exc.response.get("Error", {})
+    headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    region = error.get("Region") or headers.get("x-amz-bucket-region") or "not told"
+    deleted = "it was deleted while it was read; upload the model again"
+    causes = {
+        **dict.fromkeys(_DENIED, denied),
+        **dict.fromkeys(
+            _EXPIRED, f"the AWS credentials have expired ({code}); renew them, or give the container a role"
+        ),
+        **dict.fromkeys(
+            _REFUSED, f"the AWS credentials are refused ({code}); check AWS_ACCESS_KEY_ID and its secret, or use a role"
+        ),
+        **dict.fromkeys(
+            _ELSEWHERE,
+            f"the bucket is in another region ({code}); set AWS_DEFAULT_REGION to the bucket's, which is {region}",
+        ),
+        **dict.fromkeys(_CHANGED, "it changed while it was read; start again when its upload has finished"),
+        "NoSuchBucket": "there is no such bucket; check EMBED_MODEL_PATH, and AWS_ENDPOINT_URL if it is set",
+        **dict.fromkeys(("NoSuchKey", "404"), deleted),
+        "400": "S3 refused (400); the AWS credentials may have expired, or a caller's own key encrypts the object",
+        "InvalidObjectState": "it is archived; restore it to a storage class that can be read at once",
+        "RequestTimeTooSkewed": "this machine's clock is wrong; set it",
+        "InvalidBucketName": "that is not a bucket's name; check EMBED_MODEL_PATH",
+    }
+    return causes.get(code, f"S3 refused with {code}")
+
+
+def _status(exc: Any) -> int:
+    status: int = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status
+
+
+def _not_reached(exc: Exception, attempts: int) -> str:
+    """Explain what never became an answer of S3."""
+    from botocore import exceptions as boto  # noqa: PLC0415 - see above
+
+    remedies: dict[tuple[type[Exception], ...], str] = {
+        (boto.SSLError,): "the TLS certificate is not trusted; set AWS_CA_BUNDLE, or check AWS_ENDPOINT_URL",
+        (boto.NoCredentialsError, boto.PartialCredentialsError): "AWS credentials are missing or incomplete; give the "
+        "container a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        (boto.CredentialRetrievalError, boto.MetadataRetrievalError, boto.UnauthorizedSSOTokenError): "AWS credentials "
+        "cannot be fetched; check the container's role",
+        (boto.ProfileNotFound, boto.ConfigNotFound, boto.ConfigParseError): f"AWS configuration: {exc}",
+        (boto.NoRegionError, boto.InvalidRegionError): f"{exc}; set AWS_DEFAULT_REGION to the bucket's region",
+        (ValueError,): f"{exc}; check AWS_ENDPOINT_URL",  # botocore has no class of its own for it
+        (boto.ParamValidationError,): "that is not a bucket's name; check EMBED_MODEL_PATH",
+        (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError): f"no connection in "
+        f"{attempts} attempts ({exc}); the container needs a route to S3: check its network (a VPC needs an S3 "
+        "endpoint or NAT), AWS_DEFAULT_REGION, and AWS_ENDPOINT_URL if it is set",
+    }
+    found = next((remedy for kinds, remedy in remedies.items() if isinstance(exc, kinds)), None)
+    if found is not None:
+        return found
+    if is_passing(exc):
+        broken = f"the connection broke in each of {attempts} attempts ({type(exc).__name__})"
+        return f"{broken}; start again, or raise EMBED_HTTP_REQUEST_RETRIES"
+    return f"{type(exc).__name__}: {exc}"

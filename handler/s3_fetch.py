@@ -1,0 +1,257 @@
+"""Objects of a bucket to files of a folder: ranges in parallel, each file checked and then renamed into place."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handler.errors import StartError
+from handler.s3 import S3Location, S3Object
+from handler.s3_checks import Check, combined, crc, file_keeps, promised
+from handler.s3_errors import explained, is_passing
+from handler.s3_folder import PARTIAL, check_space, disk_error, is_finished, read_record, write_record
+
+log = logging.getLogger(__name__)
+
+READERS = 16  # one connection to S3 carries about 80 MB/s
+_RANGE_BYTES = 16 * 2**20
+_BUFFER_BYTES = 2**20  # with 256 kB the readers contend with the imports for the interpreter: a fifth more seconds
+_PROGRESS_S = 2.0
+_LONGEST_PAUSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A bucket as this process may read it; *client* makes one attempt per call, the attempts are counted here."""
+
+    client: Any
+    location: S3Location
+    attempts: int
+    anonymous: bool
+
+
+class _Tally:
+    """Bytes read so far by all readers, and the sign for them to stop."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.stopped = threading.Event()
+        self._begin = time.monotonic()
+        self._read = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._read += count
+
+    def fields(self) -> dict[str, float]:
+        seconds = max(time.monotonic() - self._begin, 1e-3)
+        return {"mb": _mb(self._read), "seconds": round(seconds, 1), "mb_per_s": _mb(self._read / seconds)}
+
+    def tell_until_stopped(self) -> None:
+        """Log a line every few seconds."""
+        while not self.stopped.wait(_PROGRESS_S):
+            told = self.fields()
+            eta = round((self.total - self._read) / 1e6 / told["mb_per_s"], 1) if told["mb_per_s"] else None
+            log.info("fetch_progress", extra={**told, "total_mb": _mb(self.total), "eta_s": eta})
+
+
+@dataclass(slots=True)
+class _File:
+    """An object on its way to *target*, with the check that it will get."""
+
+    entry: S3Object
+    target: Path
+    partial: Path
+    check: Check
+    missing: int  # ranges that have not come yet
+    crcs: dict[int, tuple[int, int]] = field(default_factory=dict)  # range's first byte -> (CRC, length)
+
+
+def _mb(count: float) -> float:
+    return round(count / 1e6, 1)
+
+
+def fetch(source: Source, objects: Iterable[S3Object], folder: Path, *, what: str) -> None:
+    """Make *folder*, which this process has `locked`, hold *objects*; others that it held before stay.
+
+    Raises:
+        StartError: with cause and remedy.
+    """
+    record = read_record(folder)
+    wanted = list(objects)
+    missing = [entry for entry in wanted if not is_finished(entry, folder, record)]
+    for entry in missing:  # older content goes first: its space may be needed
+        (folder / entry.name).unlink(missing_ok=True)
+    tally = _Tally(sum(entry.size for entry in missing))
+    check_space(folder, tally.total)
+    told: dict[str, object] = {"what": what, "bucket": source.location.bucket, "prefix": source.location.prefix}
+    told |= {"files": len(missing), "files_kept": len(wanted) - len(missing)}
+    log.info("fetching", extra={**told, "total_mb": _mb(tally.total), "folder": str(folder)})
+    readers = ThreadPoolExecutor(READERS, thread_name_prefix="fetch")
+    threading.Thread(target=tally.tell_until_stopped, name="fetch-progress", daemon=True).start()
+    transfer = _Transfer(source, folder, record, tally)
+    try:
+        files = list(readers.map(transfer.promise, missing))
+        ranges = [(file, begin) for file in files for begin in _begins(file.entry)]
+        for future in as_completed([readers.submit(transfer.read_range, file, begin) for file, begin in ranges]):
+            future.result()
+    except _DiskError as exc:
+        raise disk_error(exc.args[0], folder) from exc
+    except OSError as exc:
+        raise disk_error(exc, folder) from exc
+    finally:
+        tally.stopped.set()
+        readers.shutdown(cancel_futures=True)
+    log.info("fetched", extra={**told, **tally.fields()})
+
+
+def _begins(entry: S3Object) -> range:
+    """First bytes of the ranges; an empty object has one, which is empty."""
+    return range(0, max(entry.size, 1), _RANGE_BYTES)
+
+
+class _Transfer:
+    """One fetch into one folder; its methods run in the readers' threads."""
+
+    def __init__(self, source: Source, folder: Path, record: dict[str, str], tally: _Tally) -> None:
+        self._source = source
+        self._folder = folder
+        self._record = record
+        self._tally = tally
+        self._lock = threading.Lock()  # of the record and of the counts of missing ranges
+
+    def promise(self, entry: S3Object) -> _File:
+        """Ask what S3 knows of an object's content, and make its empty file."""
+        asked = {"Bucket": self._source.location.bucket, "Key": entry.key, "ChecksumMode": "ENABLED"}
+        head = self._attempt(entry, lambda: self._source.client.head_object(**asked))
+        if (head["ContentLength"], head["ETag"]) != (entry.size, entry.etag):
+            raise _changed(self._source, entry)
+
+        def first_part_bytes() -> int:
+            part = self._attempt(entry, lambda: self._source.client.head_object(**asked, PartNumber=1))
+            return int(part["ContentLength"])
+
+        check = promised(head, first_part_bytes=first_part_bytes)
+        target = self._folder / entry.name
+        partial = target.with_name(f".{target.name}{PARTIAL}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as stream:
+            stream.truncate(entry.size)
+        return _File(entry, target, partial, check, missing=len(_begins(entry)))
+
+    def read_range(self, file: _File, begin: int) -> None:
+        """Read one range, in as many attempts as it takes; the reader of the last one finishes the file."""
+        end = min(begin + _RANGE_BYTES, file.entry.size)
+        place = _Place(begin)
+        if end > begin:
+            with file.partial.open("r+b", buffering=0) as stream:
+                self._attempt(file.entry, lambda: self._read(file, place, end, stream.fileno()))
+        with self._lock:
+            file.crcs[begin] = (place.crc, end - begin)
+            file.missing -= 1
+            is_last = not file.missing
+        if is_last:
+            self._finish(file)
+
+    def _read(self, file: _File, place: _Place, end: int, descriptor: int) -> None:
+        """Go on at *place*: what has come before the connection broke is not read again."""
+        wanted = {"Range": f"bytes={place.offset}-{end - 1}", "IfMatch": file.entry.etag}
+        answer = self._source.client.get_object(Bucket=self._source.location.bucket, Key=file.entry.key, **wanted)
+        if answer.get("ContentRange") != f"bytes {place.offset}-{end - 1}/{file.entry.size}":
+            what = f"s3://{self._source.location.bucket}/{file.entry.key}"
+            message = (
+                f"{what} cannot be read: another range came than was asked for; check AWS_ENDPOINT_URL and proxies"
+            )
+            raise StartError(message)
+        buffer = memoryview(bytearray(min(_BUFFER_BYTES, end - place.offset)))
+        with answer["Body"] as body:
+            while place.offset < end and not self._tally.stopped.is_set():
+                count = body.readinto(buffer[: end - place.offset])
+                if not count:
+                    raise ConnectionResetError(errno.ECONNRESET, "the body ended early")
+                data = buffer[:count]
+                _write(descriptor, data, place.offset)
+                if file.check.crc:
+                    place.crc = crc(file.check.crc, data, place.crc)
+                place.offset += count
+                self._tally.add(count)
+
+    def _finish(self, file: _File) -> None:
+        """Check the file, give it its name, and note that it is finished."""
+        if self._tally.stopped.is_set():
+            return
+        if file.check.crc:
+            keeps = combined(file.check.crc, [file.crcs[begin] for begin in sorted(file.crcs)]) == file.check.expected
+        else:
+            keeps = file_keeps(file.check, file.partial)
+        what = f"s3://{self._source.location.bucket}/{file.entry.key}"
+        if not keeps:
+            message = (
+                f"{what} came with another {file.check.algorithm} than S3 keeps of it; start again or upload it again"
+            )
+            raise StartError(message)
+        with self._lock:
+            file.partial.replace(file.target)
+            self._record[file.entry.name] = file.entry.etag
+            write_record(self._folder, self._record)
+        log.debug("fetched_file", extra={"object": what, "mb": _mb(file.entry.size), "checked": str(file.check)})
+
+    def _attempt(self, entry: S3Object, call: Callable[[], Any]) -> Any:
+        return attempted(self._source, entry.key, call, stopped=self._tally.stopped)
+
+
+@dataclass(slots=True)
+class _Place:
+    """How far a range has been read, and the CRC so far."""
+
+    offset: int
+    crc: int = 0
+
+
+def _write(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        try:
+            count = os.pwrite(descriptor, data, offset)
+        except OSError as exc:  # not one of the connection, which would be tried again
+            raise _DiskError(exc) from exc
+        data, offset = data[count:], offset + count
+
+
+class _DiskError(Exception):
+    """A write that failed."""
+
+
+def _changed(source: Source, entry: S3Object) -> StartError:
+    what = f"s3://{source.location.bucket}/{entry.key}"
+    return StartError(f"{what} cannot be read: it changed while it was read; start again when its upload has finished")
+
+
+def attempted(source: Source, key: str | None, call: Callable[[], Any], *, stopped: threading.Event) -> Any:
+    """Call until it succeeds, at most as often as the settings allow, with growing pauses.
+
+    Raises:
+        StartError: it never did, or another attempt would not help.
+    """
+    for attempt in range(1, source.attempts + 1):
+        try:
+            return call()
+        except (StartError, _DiskError):
+            raise
+        except Exception as exc:  # botocore, urllib3 and the system have many
+            if attempt == source.attempts or stopped.is_set() or not is_passing(exc):
+                raise explained(
+                    exc, source.location, key=key, attempts=source.attempts, anonymous=source.anonymous
+                ) from exc
+            log.debug("fetch_again", extra={"key": key, "attempt": attempt, "reason": type(exc).__name__})
+            stopped.wait(min(0.1 * 2**attempt, _LONGEST_PAUSE_S) * random.uniform(0.5, 1))  # noqa: S311 - no secret
+    raise AssertionError  # the last attempt returns or raises

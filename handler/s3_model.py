@@ -1,0 +1,71 @@
+"""A model in a bucket becomes a local folder, in two steps: what describes it, then its weights."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from handler.aws import client, has_credentials, unsigned
+from handler.s3 import S3Object, choose_modules, choose_parts, choose_weights, list_objects, parse_s3_url
+from handler.s3_errors import explained
+from handler.s3_fetch import READERS, Source, attempted, fetch
+from handler.s3_folder import clear, locked
+
+_READ_TIMEOUT_S = 20
+
+
+def fetch_description(url: str, cache: Path, *, attempts: int, stream: bool) -> tuple[Path, Callable[[], None]]:
+    """Fetch all but the weights; return the local folder and what fetches the weights into it.
+
+    Args:
+        url: of the form `s3://bucket/prefix/`.
+        cache: where local folders are kept.
+        attempts: for each request, and for each range of an object.
+        stream: the engine reads the weights itself: they are not fetched.
+
+    Raises:
+        StartError: with cause and remedy.
+    """
+    location = parse_s3_url(url)
+    source = _source(url, attempts)
+    folder = location.folder(cache)
+    objects: list[S3Object] = attempted(
+        source, None, lambda: list_objects(source.client, location), stopped=threading.Event()
+    )
+    weights: list[S3Object] = []
+    with locked(folder):
+        parts = choose_parts(objects)
+        fetch(source, parts, folder, what="configuration")
+        modules = choose_modules(objects, folder)
+        if modules:
+            fetch(source, modules, folder, what="modules")
+        if not stream:
+            weights = choose_weights(objects, folder, location)
+        clear(folder, [*parts, *modules, *weights])
+
+    def fetch_weights() -> None:
+        if weights:
+            with locked(folder):
+                fetch(source, weights, folder, what="weights")
+
+    return folder, fetch_weights
+
+
+def _source(url: str, attempts: int) -> Source:
+    """Make the client; without credentials a bucket is read as everybody may read it."""
+    location = parse_s3_url(url)
+    try:
+        anonymous = not has_credentials()
+        signature = {"signature_version": unsigned()} if anonymous else {}
+        s3 = client(
+            "s3",
+            attempts=1,  # counted in `attempted`, for bodies that break off too
+            max_pool_connections=READERS,
+            read_timeout=_READ_TIMEOUT_S,
+            response_checksum_validation="when_required",  # ours are of whole objects, a range has none
+            **signature,
+        )
+    except Exception as exc:
+        raise explained(exc, location, key=None, attempts=attempts, anonymous=False) from exc
+    return Source(s3, location, attempts, anonymous)

@@ -1,0 +1,136 @@
+"""Every way in which a model in a bucket cannot be fetched: one line with cause and remedy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handler.errors import StartError
+from tests.integration.tiny_bucket import KEY, WEIGHTS, assert_whole, fetch, put
+from tests.s3_server import BUCKET, CREDENTIALS, Fault, Proxy, Request
+
+
+@pytest.mark.usefixtures("proxy")
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3://no-such-bucket/x/", "there is no such bucket; check EMBED_MODEL_PATH"),
+        (f"s3://{BUCKET}/nothing/here/", "holds no object"),
+        (f"s3://{BUCKET}/org/", r"has no config\.json \(there is one under tiny/\)"),
+        (f"s3://{BUCKET}/org/tin", "holds no object"),
+        ("s3://", "is not of the form"),
+        ("s3:///x", "is not of the form"),
+        ("s3://UPPER case/x", "is not of the form"),
+    ],
+)
+def test_a_wrong_url_is_told(tmp_path: Path, url: str, said: str) -> None:
+    """Bucket, prefix or form."""
+    with pytest.raises(StartError, match=said):
+        fetch(tmp_path, url=url)
+
+
+@pytest.mark.parametrize("where", ["", KEY])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (Fault(status=403, code="AccessDenied"), f"access denied .*s3:ListBucket on bucket {BUCKET} and s3:GetObject"),
+        (Fault(status=400, code="ExpiredToken"), "credentials have expired"),
+        (Fault(status=403, code="InvalidAccessKeyId"), "credentials are refused"),
+        (Fault(status=404, code="NoSuchKey"), "it was deleted while it was read"),
+        (Fault(status=403, code="InvalidObjectState"), "it is archived"),
+        (Fault(status=403, code="RequestTimeTooSkewed"), "clock is wrong"),
+        (Fault(status=418, code="Odd"), "S3 refused with Odd"),
+    ],
+    ids=lambda value: value.code if isinstance(value, Fault) else "",
+)
+def test_a_refusal_is_told_once(proxy: Proxy, tmp_path: Path, where: str, fault: Fault, said: str) -> None:
+    """Of the listing or of an object in the middle; one line, no second attempt, no secret."""
+    proxy.fault = lambda request: fault if request.key == where and request.method == "GET" else None
+    with pytest.raises(StartError, match=said) as refused:
+        fetch(tmp_path)
+    assert "\n" not in str(refused.value)
+    assert "very-secret-key" not in str(refused.value)
+    assert proxy.ranges("") == 1
+
+
+def test_another_region_is_told(proxy: Proxy, tmp_path: Path) -> None:
+    """With the region to set."""
+    proxy.fault = lambda _: Fault(status=301, code="PermanentRedirect", headers={"x-amz-bucket-region": "eu-central-1"})
+    with pytest.raises(StartError, match=r"the bucket is in another region .*, which is eu-central-1"):
+        fetch(tmp_path)
+
+
+def test_a_redirect_to_another_region_is_followed(proxy: Proxy, tmp_path: Path) -> None:
+    """As S3 answers a client of another region first; it is no attempt."""
+    left = [1]
+
+    def redirect(_: Request) -> Fault | None:
+        left[0] -= 1
+        headers = {"x-amz-bucket-region": "eu-central-1"}
+        return Fault(status=301, code="PermanentRedirect", headers=headers) if left[0] >= 0 else None
+
+    proxy.fault = redirect
+    assert_whole(fetch(tmp_path, attempts=1))
+
+
+@pytest.mark.usefixtures("proxy")
+def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The endpoint, the network or the region."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StartError, match=r"no connection in 2 attempts .*the container needs a route to S3"):
+        fetch(tmp_path, attempts=2)
+
+
+@pytest.mark.usefixtures("proxy")
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("AWS_DEFAULT_REGION", "eu_nowhere!", "set AWS_DEFAULT_REGION to the bucket's region"),
+        ("AWS_ENDPOINT_URL", "nowhere", "Invalid endpoint"),
+        ("AWS_PROFILE", "nobody", "AWS configuration"),
+        ("AWS_SECRET_ACCESS_KEY", "", "AWS credentials are missing or incomplete"),
+    ],
+)
+def test_a_wrong_aws_setting_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    """What boto3 itself refuses."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StartError, match=said):
+        fetch(tmp_path)
+
+
+def test_without_credentials_the_bucket_is_read_as_by_anybody(
+    proxy: Proxy, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A public one works; a private one says that credentials are missing."""
+    s3.put_bucket_acl(Bucket=BUCKET, ACL="public-read")
+    put(s3, KEY, WEIGHTS, ACL="public-read")
+    put(s3, "org/tiny/config.json", b"{}", ACL="public-read")
+    for name in CREDENTIALS:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    assert_whole(fetch(tmp_path))
+    proxy.fault = lambda _: Fault(status=403, code="AccessDenied")
+    with pytest.raises(StartError, match="no AWS credentials were found; give the container a role"):
+        fetch(tmp_path)
+
+
+def test_a_disk_that_is_too_small_is_told_before(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what is needed and what is free; no range is read."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20 * 10**6))
+    with pytest.raises(StartError, match=r"too small: 22\.0 MB are needed, 20\.0 MB are free"):
+        fetch(tmp_path)
+    assert not proxy.ranges(KEY)
+
+
+@pytest.mark.usefixtures("proxy")
+def test_a_folder_that_cannot_be_written_is_told() -> None:
+    """A read-only disk, say."""
+    with pytest.raises(StartError, match=r"cannot be written: .*set EMBED_CACHE_DIR"):
+        fetch(Path("/proc/nowhere"))

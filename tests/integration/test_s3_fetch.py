@@ -1,0 +1,236 @@
+"""The fetch over real HTTP: moto's server in its own process, behind a proxy that breaks things."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handler import s3_fetch
+from handler.errors import StartError
+from tests.integration.tiny_bucket import KEY, RANGE, SIZE, URL, WEIGHTS, assert_whole, fetch, on_weights, put
+from tests.s3_server import BUCKET, Fault, Proxy, Request
+
+
+def test_a_model_is_fetched_and_found_again(proxy: Proxy, tmp_path: Path) -> None:
+    """In ranges, without the model card; the second start reads nothing but the listing."""
+    folder = fetch(tmp_path)
+    assert_whole(folder)
+    assert proxy.ranges(KEY) == 6
+    assert not proxy.ranges("org/tiny/README.md")
+    seen = len(proxy.requests)
+    assert fetch(tmp_path) == folder
+    assert [request.key for request in proxy.requests[seen:]] == [""]
+
+
+@pytest.mark.usefixtures("proxy")
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_slash_at_the_end_may_be_missing(tmp_path: Path, slash: str) -> None:
+    """And it is the same folder."""
+    assert fetch(tmp_path, url=URL.rstrip("/") + slash) == fetch(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fault", "first_byte"),
+    [
+        (Fault(cut_after=300_000), 2 * RANGE),
+        (Fault(cut_after=0), 5 * RANGE),
+        (Fault(status=503, code="SlowDown"), 0),
+        (Fault(status=500, code="InternalError"), 0),
+    ],
+    ids=["cut", "cut-at-once", "slow-down", "internal"],
+)
+def test_what_passes_is_tried_again(proxy: Proxy, tmp_path: Path, fault: Fault, first_byte: int) -> None:
+    """A cut body goes on where it ended; with one attempt less it fails and says so."""
+    proxy.fault = on_weights(fault, first_byte=first_byte, times=2)
+    assert_whole(fetch(tmp_path, attempts=3))
+    proxy.fault = on_weights(fault, first_byte=first_byte, times=2)
+    with pytest.raises(StartError, match=r"each of 2 attempts.*EMBED_HTTP_REQUEST_RETRIES"):
+        fetch(tmp_path / "other", attempts=2)
+
+
+def test_finished_shards_are_not_read_again(proxy: Proxy, s3: Any, tmp_path: Path) -> None:
+    """After a start that failed at the second one."""
+    first, second = (f"other/sharded/model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    shards = {name: Path(key).name for name, key in (("a", first), ("b", second))}
+    put(s3, "other/sharded/config.json", b"{}")
+    put(s3, "other/sharded/model.safetensors.index.json", json.dumps({"weight_map": shards}).encode())
+    put(s3, "other/sharded/consolidated.safetensors", WEIGHTS)
+    put(s3, first, WEIGHTS[:RANGE])
+    put(s3, second, WEIGHTS)
+    url = f"s3://{BUCKET}/other/sharded/"
+
+    def refuse_second(request: Request) -> Fault | None:
+        late = Fault(status=403, code="AccessDenied", seconds=0.3)
+        return late if request.key == second and request.method == "GET" else None
+
+    proxy.fault = refuse_second
+    with pytest.raises(StartError, match="access denied"):
+        fetch(tmp_path, url=url)
+    proxy.fault = lambda _: None
+    proxy.requests.clear()
+    folder = fetch(tmp_path, url=url)
+    assert {request.key for request in proxy.requests} == {"", second}
+    assert (folder / Path(first).name).read_bytes() == WEIGHTS[:RANGE]
+    assert {path.name for path in folder.glob("*.safetensors")} == set(shards.values())
+
+
+def test_a_cut_body_is_not_read_twice(proxy: Proxy, tmp_path: Path) -> None:
+    """The next attempt asks for the rest of the range."""
+    proxy.fault = on_weights(Fault(cut_after=300_000), times=1)
+    fetch(tmp_path)
+    assert 2 * RANGE + 300_000 in [request.first_byte for request in proxy.requests]
+
+
+def test_the_listing_is_tried_again_too(proxy: Proxy, tmp_path: Path) -> None:
+    """503 to the first two requests of all."""
+    left = [2]
+
+    def busy(_: Request) -> Fault | None:
+        left[0] -= 1
+        return Fault(status=503, code="SlowDown") if left[0] >= 0 else None
+
+    proxy.fault = busy
+    assert_whole(fetch(tmp_path))
+
+
+def test_a_truncated_object_is_refused(proxy: Proxy, tmp_path: Path) -> None:
+    """Every answer ends before its announced length."""
+    proxy.fault = lambda request: Fault(cut_after=1000) if request.key == KEY and request.method == "GET" else None
+    with pytest.raises(StartError, match=r"model\.safetensors cannot be read: the connection broke in each of 3"):
+        fetch(tmp_path)
+
+
+def test_an_object_that_changes_during_the_read_is_refused(proxy: Proxy, s3: Any, tmp_path: Path) -> None:
+    """Another upload in the middle; the next start reads the new content."""
+    changed = WEIGHTS[::-1]
+
+    def swap(request: Request) -> Fault | None:
+        if request.key == KEY and request.first_byte == 4 * RANGE:
+            put(s3, KEY, changed)
+        return None
+
+    proxy.fault = swap
+    with pytest.raises(StartError, match="it changed while it was read; start again"):
+        fetch(tmp_path)
+    proxy.fault = lambda _: None
+    assert (fetch(tmp_path) / "model.safetensors").read_bytes() == changed
+
+
+@pytest.mark.usefixtures("proxy")
+def test_a_changed_object_is_read_anew_at_the_next_start(s3: Any, tmp_path: Path) -> None:
+    """And what the model no longer has is removed."""
+    put(s3, "org/tiny/old.safetensors", b"old")
+    s3.delete_object(Bucket=BUCKET, Key=KEY)
+    assert (fetch(tmp_path) / "old.safetensors").is_file()
+    s3.delete_object(Bucket=BUCKET, Key="org/tiny/old.safetensors")
+    put(s3, KEY, WEIGHTS)
+    assert_whole(fetch(tmp_path))
+
+
+def crc64(data: bytes) -> str:
+    """S3's default checksum."""
+    from awscrt.checksums import crc64nvme
+
+    return base64.b64encode(crc64nvme(data).to_bytes(8, "big")).decode()
+
+
+@pytest.mark.parametrize("algorithm", ["CRC32", "CRC32C", "CRC64NVME", "SHA256", "SHA1", None])
+def test_s3s_own_checksum_is_checked(
+    proxy: Proxy, s3: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, algorithm: str | None
+) -> None:
+    """Whichever the object has, else the MD5 that is its ETag; a DEBUG line names it."""
+    options = {"ChecksumAlgorithm": algorithm} if algorithm not in (None, "CRC64NVME") else {}
+    if algorithm == "CRC64NVME":  # moto does not compute it
+        proxy.fault = lambda request: (
+            Fault(headers={"x-amz-checksum-crc64nvme": crc64(WEIGHTS)})
+            if request.method == "HEAD" and request.key == KEY
+            else None
+        )
+    put(s3, KEY, WEIGHTS, **options)
+    with caplog.at_level(logging.DEBUG, "handler"):
+        assert_whole(fetch(tmp_path))
+    checked = {
+        vars(record)["object"]: vars(record)["checked"] for record in caplog.records if record.msg == "fetched_file"
+    }
+    assert checked[f"s3://{BUCKET}/{KEY}"] == f"size, {algorithm or 'MD5'}"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"x-amz-checksum-crc32": base64.b64encode(zlib.crc32(b"other").to_bytes(4, "big")).decode()},
+        {"x-amz-checksum-crc64nvme": crc64(b"other")},
+        {"x-amz-checksum-sha256": base64.b64encode(b"\0" * 32).decode()},
+    ],
+    ids=["crc32", "crc64nvme", "sha256"],
+)
+def test_a_wrong_checksum_is_refused(proxy: Proxy, tmp_path: Path, header: dict[str, str]) -> None:
+    """Right length, other bytes than S3 was given."""
+    proxy.fault = lambda request: Fault(headers=header) if request.method == "HEAD" and request.key == KEY else None
+    with pytest.raises(StartError, match="than S3 keeps of it"):
+        fetch(tmp_path)
+    assert not list(tmp_path.rglob("model.safetensors"))
+
+
+def test_the_checksum_of_parts_is_checked(proxy: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """S3's "composite" ones: the first part's size, asked of S3, says where the parts begin."""
+    part = 2 * 2**20
+    crcs = b"".join(zlib.crc32(WEIGHTS[at : at + part]).to_bytes(4, "big") for at in range(0, SIZE, part))
+    composite = base64.b64encode(zlib.crc32(crcs).to_bytes(4, "big")).decode() + "-3"
+
+    def head(request: Request) -> Fault | None:
+        if request.method != "HEAD" or request.key != KEY:
+            return None
+        length = {"content-length": str(part)} if "partNumber" in request.path else {}
+        return Fault(headers={"x-amz-checksum-crc32": composite, "x-amz-checksum-type": "COMPOSITE", **length})
+
+    proxy.fault = head
+    with caplog.at_level(logging.DEBUG, "handler"):
+        assert_whole(fetch(tmp_path))
+    assert "size, CRC32 of parts" in [vars(record).get("checked") for record in caplog.records]
+
+
+@pytest.mark.usefixtures("proxy")
+def test_a_dead_process_leaves_nothing(tmp_path: Path) -> None:
+    """Half a file and a record that cannot be read are replaced."""
+    folder = fetch(tmp_path)
+    (folder / "model.safetensors").unlink()
+    (folder / ".model.safetensors.partial").write_bytes(b"half")
+    (folder / "1_Gone").mkdir()
+    (folder / "1_Gone/.config.json.partial").write_bytes(b"")
+    (folder / ".finished.json").write_text("{")
+    (folder / "config.json").write_text("cut")
+    fetch(tmp_path)
+    shutil.rmtree(folder / "1_Gone")
+    assert_whole(folder)
+    assert json.loads((folder / "config.json").read_text()) == {}
+
+
+def test_progress_is_told_from_the_first_to_the_last_line(
+    proxy: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MB, MB/s and the seconds that are left."""
+    monkeypatch.setattr(s3_fetch, "_PROGRESS_S", 0.1)
+    proxy.fault = on_weights(Fault(seconds=1), times=1)
+    with caplog.at_level(logging.INFO, "handler"):
+        fetch(tmp_path)
+    lines = [(record.msg, vars(record)) for record in caplog.records]
+    weights = next(at for at, (event, fields) in enumerate(lines) if fields.get("what") == "weights")
+    assert [event for event, _ in lines[weights:]] == [
+        "fetching",
+        *["fetch_progress"] * (len(lines) - weights - 2),
+        "fetched",
+    ]
+    assert len(lines) - weights > 4
+    middle = lines[-2][1]
+    assert 0 < middle["mb"] < middle["total_mb"] == 5.2
+    assert middle["mb_per_s"] > 0
+    assert middle["eta_s"] > 0
+    assert (lines[-1][1]["mb"], lines[-1][1]["files"]) == (5.2, 1)

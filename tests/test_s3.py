@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from handler import s3
+from handler.errors import StartError
+from handler.s3 import S3Location, S3Object
+
+LOCATION = S3Location("bucket", "org/model/")
+DESCRIPTION = ["config.json", "modules.json", "tokenizer.json", "vocab.txt", "merges.txt", "tokenizer.model"]
+RUBBISH = [
+    *("README.md", ".gitattributes", "picture.png", "onnx/model.onnx", "onnx/config.json", "openvino/model.bin"),
+    *("tf_model.h5", "flax_model.msgpack", "rust_model.ot", "model.gguf", "training_args.bin", "optimizer.pt"),
+    *("eval_results.json", "eval/similarity_results.csv", "3_Unknown/config.json", "LICENSE.txt"),
+]
+
+
+def listing(*names: str) -> list[S3Object]:
+    """Objects as S3 lists them."""
+    return [S3Object(f"org/model/{name}", name, 1, '"etag"') for name in names]
+
+
+def names(objects: list[S3Object]) -> list[str]:
+    """The names, in order."""
+    return sorted(entry.name for entry in objects)
+
+
+@pytest.mark.parametrize(
+    ("url", "bucket", "prefix"),
+    [
+        ("s3://bucket/org/model/", "bucket", "org/model/"),
+        ("s3://bucket/org/model", "bucket", "org/model/"),
+        ("S3://my.bucket-1/a b/ü", "my.bucket-1", "a b/ü/"),
+        ("s3://bucket", "bucket", ""),
+        ("s3://bucket/", "bucket", ""),
+        (
+            "s3://arn:aws:s3:eu-central-1:123456789012:accesspoint/models/org/model",
+            "arn:aws:s3:eu-central-1:123456789012:accesspoint/models",
+            "org/model/",
+        ),
+    ],
+)
+def test_the_forms_of_a_location(url: str, bucket: str, prefix: str) -> None:
+    """With and without the last slash; an access point by its ARN."""
+    assert s3.is_s3(url)
+    assert s3.parse_s3_url(url) == S3Location(bucket, prefix)
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://", "s3:///model", "s3://b", "s3://bucket//model", "s3://a b/model", "s3://b?x/y"]
+)
+def test_what_is_not_a_location(url: str) -> None:
+    """Told with the form that is."""
+    with pytest.raises(StartError, match=r"EMBED_MODEL_PATH: .* is not of the form s3://bucket/prefix/"):
+        s3.parse_s3_url(url)
+
+
+@pytest.mark.parametrize("path", [None, "/mnt/s3/model", "models/s3://x"])
+def test_folders_are_not_buckets(path: str | None) -> None:
+    """Only the scheme counts."""
+    assert not s3.is_s3(path)
+
+
+def test_each_location_has_its_folder(tmp_path: Path) -> None:
+    """The same at every start, another one for another bucket, readable for people."""
+    folders = {S3Location(bucket, "org/bge é/").folder(tmp_path) for bucket in ("one", "two", "one")}
+    assert len(folders) == 2
+    assert all(folder.name.startswith("bge_") for folder in folders)
+
+
+def test_the_description_is_chosen() -> None:
+    """Configuration and tokenizer; no cards, pictures, results, or copies for other programs."""
+    found = listing(*DESCRIPTION, *RUBBISH, "model.safetensors", "pytorch_model.bin")
+    assert names(s3.choose_parts(found)) == sorted(DESCRIPTION)
+
+
+def test_modules_come_with_their_weights(tmp_path: Path) -> None:
+    """The folders that modules.json names, whatever they are called; safetensors before its copy."""
+    paths = ["", "1_Pooling", "heads/dense", "2_Dense", "../outside"]
+    (tmp_path / "modules.json").write_text(json.dumps([{"path": path} for path in paths]))
+    wanted = ["1_Pooling/config.json", "heads/dense/config.json", "heads/dense/model.safetensors"]
+    wanted += ["2_Dense/config.json", "2_Dense/pytorch_model.bin"]
+    more = ["heads/dense/pytorch_model.bin", "heads/dense/deeper/config.json", "../outside/config.json"]
+    assert names(s3.choose_modules(listing(*wanted, *more, *RUBBISH), tmp_path)) == sorted(wanted)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]", "{}", '[{"name": "x"}]'])
+def test_without_modules_there_is_nothing_to_choose(tmp_path: Path, content: str | None) -> None:
+    """A broken file is refused by name when the folder is read."""
+    if content is not None:
+        (tmp_path / "modules.json").write_text(content)
+    assert s3.choose_modules(listing("1_Pooling/config.json"), tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        (["model.safetensors", "pytorch_model.bin", "model.fp16.safetensors"], ["model.safetensors"]),
+        (["other.safetensors", "pytorch_model.bin"], ["other.safetensors"]),
+        (
+            ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "consolidated.safetensors"],
+            ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+        ),
+        (["pytorch_model.bin", "training_args.bin"], ["pytorch_model.bin"]),
+    ],
+)
+def test_the_weights_are_chosen_once(tmp_path: Path, there: list[str], chosen: list[str]) -> None:
+    """One copy of them."""
+    assert names(s3.choose_weights(listing(*there, *RUBBISH), tmp_path, LOCATION)) == chosen
+
+
+def test_an_index_names_the_shards(tmp_path: Path) -> None:
+    """Those and no others; one that is missing is named."""
+    (tmp_path / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "x.safetensors", "b": "y.safetensors"}}'
+    )
+    found = listing("model.safetensors.index.json", "x.safetensors", "y.safetensors", "old.safetensors")
+    assert names(s3.choose_parts(found)) == ["model.safetensors.index.json"]
+    assert names(s3.choose_weights(found, tmp_path, LOCATION)) == ["x.safetensors", "y.safetensors"]
+    with pytest.raises(StartError, match=r"s3://bucket/org/model/y\.safetensors is missing"):
+        s3.choose_weights(found[:2], tmp_path, LOCATION)
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(StartError, match=r"index\.json is broken"):
+        s3.choose_weights(found, tmp_path, LOCATION)
+
+
+def test_no_weights_at_all(tmp_path: Path) -> None:
+    """Only copies for other programs."""
+    with pytest.raises(StartError, match="has no weights"):
+        s3.choose_weights(listing(*DESCRIPTION, *RUBBISH), tmp_path, LOCATION)
