@@ -41,14 +41,16 @@ def accepts(port: int) -> bool:
 class Server:
     """A server process; leaving the context stops it."""
 
-    def __init__(self, *, module: str = "handler", port: str | None = None, **settings: str) -> None:
+    def __init__(
+        self, *, module: str = "handler", port: str | None = None, executable: str = sys.executable, **settings: str
+    ) -> None:
         """Start `python -m MODULE` with *settings* as environment variables; nothing of `EMBED_` is inherited.
 
         A *port* that is given is one that the server chooses by itself: the variable is not set then.
         """
         self.port = free_port() if port is None else int(port)
         self.url = f"http://127.0.0.1:{self.port}"
-        self._module = module
+        self._command = [executable, "-m", module]
         self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - closed by `stop`
         self.process = self._start({**({"PORT": str(self.port)} if port is None else {}), **settings})
 
@@ -56,7 +58,7 @@ class Server:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("EMBED_")}
         environment = {**inherited, "PYTHONWARNINGS": "ignore", **variables}
         return subprocess.Popen(
-            [sys.executable, "-m", self._module],
+            self._command,
             cwd=ROOT,
             env=environment,
             stdout=self._log,

@@ -91,7 +91,8 @@ class Container(Server):
 
     def run_inside(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run *command* in the container, with its own environment and *variables*."""
-        environment = [f"--env={name}={value}" for name, value in variables.items()]
+        ours = [*self._spec["process"]["env"], *(f"{name}={value}" for name, value in variables.items())]
+        environment = [f"--env={variable}" for variable in ours]  # crun passes these only
         crun = ["crun", "--cgroup-manager=disabled", "exec", *environment, self._name]
         return subprocess.run([*crun, *command], check=False, capture_output=True, text=True)
 
