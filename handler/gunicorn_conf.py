@@ -32,6 +32,7 @@ prepare_process(_settings)
 bind = f"0.0.0.0:{_settings.port}"
 workers = 1  # one engine per container; the platform clones containers
 worker_class = "handler.worker.EmbeddingWorker"
+logger_class = "handler.worker.ErrorLogger"
 threads = _settings.max_concurrent_requests + SPARE_THREADS
 worker_connections = 2048
 preload_app = False  # CUDA must not be touched before the fork

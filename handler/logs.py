@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pythonjsonlogger.core import RESERVED_ATTRS
-from pythonjsonlogger.json import JsonFormatter
+from pythonjsonlogger.orjson import OrjsonFormatter
 
 # Third parties are heard only from this level on, unless LOG_LEVEL is DEBUG. vLLM warns of each of its own choices.
 _QUIET = {"vllm": "ERROR", "transformers": "ERROR", "botocore": "WARNING", "boto3": "WARNING", "urllib3": "WARNING"}
 
 
-class EventJsonFormatter(JsonFormatter):
+class EventJsonFormatter(OrjsonFormatter):
     """One JSON object per line: time (UTC, ISO 8601), level, event, then the fields."""
 
     def __init__(self, **static_fields: object) -> None:

@@ -6,6 +6,7 @@ They count and time. Nothing of a client's request is in a label but the route's
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -36,6 +37,9 @@ class Metrics:
         self._stage_seconds = Histogram(
             "embed_stage_seconds", "Seconds in each stage of a request.", ["stage"], buckets=_SECONDS, registry=registry
         )
+        # To look a series up costs more than to count in it.
+        self._stage = cache(self._stage_seconds.labels)
+        self._answers = cache(self._requests.labels)
         self._phases = Gauge(
             "embed_start_phase_seconds", "Seconds of each phase of the start.", ["phase"], registry=registry
         )
@@ -46,7 +50,7 @@ class Metrics:
 
     def answered(self, *, route: str, status: int, seconds: float, reason: str | None) -> None:
         """Count one answer; *reason* is the code of its error."""
-        self._requests.labels(route, str(status)).inc()
+        self._answers(route, str(status)).inc()
         self._request_seconds.observe(seconds)
         if reason is not None:
             self._rejected.labels(reason).inc()
@@ -56,7 +60,7 @@ class Metrics:
         self._inputs.inc(inputs)
         self._tokens.inc(tokens)
         for stage, milliseconds in stages_ms.items():
-            self._stage_seconds.labels(stage).observe(milliseconds / 1000)
+            self._stage(stage).observe(milliseconds / 1000)
 
     def started(self, *, phases_s: Mapping[str, float], model: Mapping[str, str]) -> None:
         """Tell what the start took and what is served."""

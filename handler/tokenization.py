@@ -23,6 +23,9 @@ LongInput = Literal["error", "truncate", "chunk"]
 class Backend(Protocol):
     """What is used of `tokenizers.Tokenizer`."""
 
+    def encode(self, text: str, *, add_special_tokens: bool) -> Any:
+        """Tokenize *text*; the result has `.ids`."""
+
     def encode_batch_fast(self, texts: list[str], *, add_special_tokens: bool) -> Sequence[Any]:
         """Tokenize *texts*; each result has `.ids`."""
 
@@ -86,6 +89,8 @@ class TextTokenizer:
     def _encode(self, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
         if self._lower_case:
             texts = [text.lower() for text in texts]
+        if len(texts) == 1:  # a batch, even of one, wakes the threads that share it
+            return [self._backend.encode(texts[0], add_special_tokens=add_special_tokens).ids]
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in encodings]
 

@@ -17,6 +17,7 @@ import time
 from functools import partial
 from typing import Any
 
+from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
@@ -46,6 +47,12 @@ _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.IGNORECASE)
 _EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue", re.IGNORECASE)
 _HEAD_END = b"\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
+
+
+class ErrorLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's log without its access log, for which it would gather ninety values of every request."""
+
+    access_log_enabled = False
 
 
 class DeadlineSocket(socket.socket):
