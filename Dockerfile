@@ -19,7 +19,8 @@ RUN apt-get update \
         $(test "$WORLD" = cpu || echo gcc libc6-dev python3-dev) \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin embed \
-    && mkdir -p /lambda-adapter /opt/ml/model
+    && mkdir -p /lambda-adapter /opt/ml/model \
+    && install -d -o embed -g embed /cache
 
 # Takes the place of the adapter's image where it is not wanted: an empty folder instead of the program.
 FROM base AS no-adapter

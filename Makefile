@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint lock image-check bench-start bench-prefix bench-read-ahead bench-transfer
+.PHONY: help serve test lint lock image-check check-infra bench-start bench-prefix bench-read-ahead bench-transfer
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -25,6 +25,11 @@ image-check: $(VENV)/installed-test ## build the image without a container engin
 	$(BIN)/python -m tests.image.build
 	tests/image/isolated.sh $(BIN)/python -m pytest tests/image
 
+check-infra: $(VENV)/installed-test $(VENV)/policy/installed ## validate every deployment file
+	$(BIN)/cfn-lint --override-spec infra/lambda/cfn-lint-patch.json template.yaml infra/*/template.yaml
+	$(VENV)/policy/bin/checkov --config-file infra/checkov.yaml
+	$(BIN)/python -m pytest tests/infra
+
 bench-start: $(VENV)/installed-test ## time to the first embedding, side by side with vLLM's own server
 	$(BIN)/python -m tests.bench.cold_start
 
@@ -36,6 +41,11 @@ bench-read-ahead: $(VENV)/installed-test ## time to ready with weights in no pag
 
 bench-transfer: $(VENV)/installed-test ## our ranged reads, boto3's managed transfer and its CRT client from a fast local server
 	$(BIN)/python -m tests.bench.s3_transfer
+
+$(VENV)/policy/installed: infra/requirements/policy.txt
+	$${PYTHON:-python3} -m venv $(VENV)/policy
+	$(VENV)/policy/bin/pip install --quiet --no-deps --requirement $<
+	@touch $@
 
 $(VENV)/installed-%: infra/requirements/%.txt infra/requirements/install.sh
 	@infra/requirements/install.sh $(VENV) $<

@@ -17,3 +17,6 @@ compile cpu.txt --extra cpu --find-links "$wheels" --no-emit-package triton
 compile test.txt --extra cpu --group test --find-links "$wheels" --no-emit-package triton \
     --constraints infra/requirements/cpu.txt
 compile gpu.txt --extra gpu
+# The policy scanner has an environment of its own.
+uv pip compile infra/requirements/policy.in --quiet --universal --python-version 3.11 --no-annotate --no-header \
+    --no-emit-index-url --no-emit-find-links -o infra/requirements/policy.txt

@@ -1,0 +1,105 @@
+"""What every deployment file says of this server is true."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator, validators
+
+from handler.settings import Settings
+from tests.fake_app import build
+from tests.infra.files import DEPLOYMENTS, INFRA, PAGES, SCHEMAS, containers, names_of_settings, read, schema
+from tests.server import ROOT
+
+SETTINGS = {Settings.variable(field) for field in Settings.model_fields}
+SCREEN_LINES = 60
+
+
+def faults(document: dict[str, Any], name: str) -> list[str]:
+    """Validate *document* by a vendored schema; the messages of what is wrong."""
+    content = schema(name)
+    validator = validators.validator_for(content, default=Draft202012Validator)
+    return [error.message for error in validator(content).iter_errors(document)]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_file_follows_its_schema(name: str) -> None:
+    """The schema is the one that the platform's project has published."""
+    assert faults(read(INFRA / name), SCHEMAS[name]) == []
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_misspelt_file_is_noticed(name: str) -> None:
+    """The schemas refuse an unknown property, deep inside too, and a wrong type."""
+    document = read(INFRA / name)
+    inner = containers(document)[0] if "compose" not in name else document["services"]["embeddings"]
+    broken = copy.deepcopy(document)
+    (containers(broken)[0] if "compose" not in name else broken["services"]["embeddings"])["imagge"] = "x"
+    assert any("imagge" in fault for fault in faults(broken, SCHEMAS[name]))
+    inner["image"] = 5
+    assert faults(document, SCHEMAS[name]) != []
+
+
+@pytest.mark.parametrize("path", DEPLOYMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_setting_that_a_file_names_exists(path: Path) -> None:
+    """A misspelt variable would be ignored in silence."""
+    named = names_of_settings(path.read_text())
+    assert named
+    assert named <= SETTINGS
+
+
+@pytest.mark.parametrize("path", [*PAGES, INFRA / "scaling.md"], ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_page_is_one_screen_and_true(path: Path) -> None:
+    """Settings exist, links lead somewhere, and a deploy page is short."""
+    text = path.read_text()
+    assert names_of_settings(text) <= SETTINGS
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (path.parent / target).exists(), target
+    for named in re.findall(r"(?<![\w/])(?:infra|tests|handler)/[\w./-]+\w", text):
+        assert (ROOT / named).exists(), named
+    if path in PAGES:
+        assert len(text.splitlines()) <= SCREEN_LINES
+
+
+@pytest.mark.parametrize("name", ["cloudrun/service.yaml", "knative/service.yaml", "knative/kserve.yaml"])
+def test_probes_ask_what_is_served(name: str) -> None:
+    """Each probe's path answers GET, on the port that the container listens on; start and slots fit the settings."""
+    routes = {str(rule) for rule in build().application.url_map.iter_rules() if "GET" in (rule.methods or ())}
+    document = read(INFRA / name)
+    container = containers(document)[0]
+    (port,) = container["ports"]
+    assert port["containerPort"] == Settings.model_fields["port"].default
+    probes = [container[kind] for kind in ("startupProbe", "readinessProbe", "livenessProbe") if kind in container]
+    assert len(probes) >= 2
+    for probe in probes:
+        assert probe["httpGet"]["path"] in routes
+        assert probe["httpGet"]["port"] == port["containerPort"]
+    slots = {entry["name"]: entry.get("value") for entry in container["env"]}["EMBED_MAX_CONCURRENT_REQUESTS"]
+    spec = document["spec"].get("predictor") or document["spec"]["template"]["spec"]
+    assert spec["containerConcurrency"] == int(slots)
+
+
+def test_cloud_run_waits_as_long_as_it_can() -> None:
+    """The startup probe's window is the 240 s that Cloud Run allows, and a probe ends before the next begins."""
+    probe = containers(read(INFRA / "cloudrun/service.yaml"))[0]["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 240
+    assert probe["timeoutSeconds"] <= probe["periodSeconds"]
+
+
+def test_compose_starts_the_image_as_it_wants_to_be_started() -> None:
+    """The published port is the server's, the weights lie where the image looks, only mounts are written."""
+    service = read(INFRA / "compose.yaml")["services"]["embeddings"]
+    assert service["ports"] == ["127.0.0.1:8080:8080"]
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    bind = service["volumes"][0]
+    assert f"EMBED_MODEL_PATH={bind['target']}" in dockerfile
+    assert bind["read_only"]
+    assert service["read_only"]
+    cache = service["environment"]["EMBED_CACHE_DIR"]
+    assert f"install -d -o embed -g embed {cache}" in dockerfile
+    assert f"cache:{cache}" in service["volumes"]
+    assert set(service["build"]["args"]) <= set(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE))

@@ -1,0 +1,158 @@
+"""The Lambda template: it lints, what it names exists, roles may do little, and what is wrong is noticed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handler.settings import Settings
+from tests.infra.files import INFRA, PATCH, TEMPLATE, read, walk
+from tests.server import ROOT
+
+DOCUMENT = read(TEMPLATE)
+RESOURCES = DOCUMENT["Resources"]
+CFN_LINT = str(Path(sys.executable).with_name("cfn-lint"))
+
+
+def lint(path: Path) -> subprocess.CompletedProcess[str]:
+    """Run cfn-lint as `make check-infra` does."""
+    command = [CFN_LINT, "--override-spec", str(PATCH), str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.mark.parametrize("path", [TEMPLATE, INFRA / "sagemaker/template.yaml"], ids=["lambda", "sagemaker"])
+def test_it_follows_the_vendors_schemas(path: Path) -> None:
+    """cfn-lint with AWS' own schemas finds nothing."""
+    done = lint(path)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "told"),
+    [
+        ("AllowedValues: [3, 6, 12, 16, 24, 48]", "AllowedValues: [5]", "AcceleratorConfig/AcceleratorMemorySize"),
+        ("AcceleratorMemorySize: !Ref GpuMemoryGb", "AcceleratorMemory: 24", "E3002"),
+        ("PackageType: Image", "PackageType: Container", "E3030"),
+        ("!GetAtt Capacity.Arn", "!GetAtt Capacities.Arn", "E1010"),
+        ("MaxVCpuCount: !Ref MaxVcpuCount", "MaxVCpuCount: 1", "E3034"),
+    ],
+)
+def test_a_broken_template_is_noticed(tmp_path: Path, right: str, wrong: str, told: str) -> None:
+    """The check can fail: for the property that we patch in too."""
+    text = TEMPLATE.read_text()
+    assert right in text
+    broken = tmp_path / "template.yaml"
+    broken.write_text(text.replace(right, wrong))
+    assert told in lint(broken).stdout
+
+
+def test_the_patch_says_what_the_api_says() -> None:
+    """`AcceleratorConfig`, which the published schemas lack, has the members of the service model in botocore."""
+    model = str(distribution("botocore").locate_file("botocore/data/lambda/2015-03-31/service-2.json.gz"))
+    shapes = json.loads(gzip.decompress(Path(model).read_bytes()))["shapes"]
+    (patch,) = read(PATCH)["Patches"]["AWS::Lambda::Function"]
+    members = shapes["AcceleratorConfig"]["members"]
+    assert patch["value"]["properties"].keys() == members.keys()
+    assert (
+        shapes[members["AcceleratorMemorySize"]["shape"]]["type"]
+        == patch["value"]["properties"]["AcceleratorMemorySize"]["type"]
+    )
+
+
+def test_the_published_schemas_still_lack_it(tmp_path: Path) -> None:
+    """When cfn-lint knows the property by itself, the patch can go."""
+    command = [CFN_LINT, str(TEMPLATE)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path).stdout
+    assert "AcceleratorConfig" in found
+
+
+def test_port_path_and_limits_are_the_servers() -> None:
+    """The adapter asks the port and path that are served, and the slots are Lambda's concurrency."""
+    properties = RESOURCES["Function"]["Properties"]
+    variables = properties["Environment"]["Variables"]
+    assert variables["PORT"] == variables["AWS_LWA_PORT"] == str(Settings.model_fields["port"].default)
+    assert variables["AWS_LWA_READINESS_CHECK_PATH"] == "/ready"
+    assert variables["AWS_LWA_READINESS_CHECK_HEALTHY_STATUS"] == "200"
+    per_environment = properties["CapacityProviderConfig"]["LambdaManagedInstancesCapacityProviderConfig"]
+    assert variables["EMBED_MAX_CONCURRENT_REQUESTS"] == per_environment["PerExecutionEnvironmentMaxConcurrency"]
+    assert int(variables["EMBED_MAX_BODY_BYTES"]) == 6 * 2**20
+    assert properties["Timeout"] >= Settings.model_fields["start_timeout_s"].default
+    assert variables["EMBED_CACHE_DIR"].startswith("/tmp/")
+
+
+def test_every_path_of_weights_is_a_real_one() -> None:
+    """Mounted weights lie under the mount; weights from a bucket are named as the server wants them."""
+    properties = RESOURCES["Function"]["Properties"]
+    _, mounted, bucket = properties["Environment"]["Variables"]["EMBED_MODEL_PATH"]["Fn::If"]
+    condition, systems, absent = properties["FileSystemConfigs"]["Fn::If"]
+    assert (condition, absent) == ("HasMount", {"Ref": "AWS::NoValue"})
+    assert mounted["Fn::Sub"].startswith(systems[0]["LocalMountPath"] + "/")
+    assert bucket["Fn::Sub"] == "s3://${WeightsBucket}/${WeightsPrefix}/"
+
+
+def statements() -> list[dict[str, Any]]:
+    """Every statement of the roles' policies."""
+    policies = [
+        node["PolicyDocument"] for node in walk(RESOURCES) if isinstance(node, dict) and "PolicyDocument" in node
+    ]
+    return [statement for policy in policies for statement in policy["Statement"]]
+
+
+def test_roles_may_do_little() -> None:
+    """No wildcard action, no wildcard resource but a file system that the access point narrows, and only reading."""
+    allowed = statements()
+    assert len(allowed) >= 6
+    for statement in allowed:
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        assert all("*" not in action for action in actions)
+        assert statement["Resource"] != "*"
+        written = [
+            action
+            for action in actions
+            if not re.search(r":(Get|List|ClientMount|CreateLogStream|PutLogEvents)", action)
+        ]
+        assert written == []
+        if "file-system/*" in str(statement["Resource"]):
+            assert "AccessPointArn" in str(statement["Condition"])
+
+
+def test_every_condition_and_parameter_is_used() -> None:
+    """A parameter that nothing reads would promise something."""
+    text = json.dumps([RESOURCES, DOCUMENT["Conditions"], DOCUMENT["Rules"], DOCUMENT["Outputs"]])
+    for name in [*DOCUMENT["Parameters"], *DOCUMENT["Conditions"]]:
+        assert re.search(rf'"{name}"|\${{{name}}}', text), name
+    grouped = [
+        name
+        for group in DOCUMENT["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+        for name in group["Parameters"]
+    ]
+    assert sorted(grouped) == sorted(DOCUMENT["Parameters"])
+
+
+def test_alarms_hear_what_the_server_logs() -> None:
+    """The events of the metric filter are those that the server writes when it cannot start or its engine dies."""
+    pattern = RESOURCES["StartFailures"]["Properties"]["FilterPattern"]
+    source = "".join(path.read_text() for path in (ROOT / "handler").glob("*.py"))
+    for event in re.findall(r'= "(\w+)"', pattern):
+        assert re.search(rf'log\.(error|exception)\(\s*"{event}"', source), event
+    (metric,) = RESOURCES["StartFailures"]["Properties"]["MetricTransformations"]
+    alarm = RESOURCES["StartFailuresAlarm"]["Properties"]
+    assert (alarm["Namespace"], alarm["MetricName"]) == (metric["MetricNamespace"], metric["MetricName"])
+    kinds = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::CloudWatch::Alarm"]
+    assert sorted(kinds) == ["ErrorsAlarm", "GpuAlarm", "StartFailuresAlarm", "ThrottlesAlarm"]
+
+
+def test_the_policy_scanner_is_told_why() -> None:
+    """Each exception of the scanner has its reason beside it."""
+    lines = (INFRA / "checkov.yaml").read_text().splitlines()
+    exceptions = [line for line in lines if line.strip().startswith("- CKV")]
+    assert len(exceptions) > 5
+    assert all(re.search(r"# \S.{20,}", line) for line in exceptions)
