@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import selectors
 import socket
 import time
+from collections import deque
 from functools import partial
 from typing import Any
 
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
-from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
+from handler.connections import ClientSocket, Connection
 from handler.errors import (
     HeadTooLargeError,
     InternalError,
@@ -38,81 +39,15 @@ log = logging.getLogger(__name__)
 
 _READ_TIMEOUT_S = 60.0  # for the whole of a request
 _SILENT_LINGER_S = 0.5  # in a drain, for the first byte on a new connection
-_IO_TIMEOUT_S = 120.0  # for one blocking read, and for the writing of a whole response
-_CHUNK_BYTES = 256 * 1024
-_HEAD_BYTES = 64 * 1024  # more is handed to gunicorn's parser, which refuses it
+_LINGER_S = 2.0  # for the client to close after the last answer on a connection
+_NOTIFY_S = 1.0
 _BUFFERED_BYTES = 512 * 2**20  # of all requests that are still being received
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,12})[ \t]*\r\n", re.IGNORECASE)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.IGNORECASE)
-_EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue", re.IGNORECASE)
-_HEAD_END = b"\r\n\r\n"
-_LAST_CHUNK = b"0\r\n\r\n"
 
 
 class ErrorLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's log without its access log, for which it would gather ninety values of every request."""
 
     access_log_enabled = False
-
-
-class DeadlineSocket(socket.socket):
-    """A socket whose blocking mode has a time limit; Python counts it per read and for the whole of a `sendall`."""
-
-    @classmethod
-    def adopt(cls, other: socket.socket) -> DeadlineSocket:
-        """Take over the connection of *other*."""
-        return cls(other.family, other.type, other.proto, fileno=other.detach())
-
-    def setblocking(self, flag: bool) -> None:  # noqa: FBT001 - the signature of the standard library
-        """Block for at most the time limit."""
-        self.settimeout(_IO_TIMEOUT_S if flag else 0.0)
-
-
-class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
-    """A connection and the bytes of the request that is being received on it."""
-
-    def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any, *, limit: int) -> None:
-        """Start with nothing; *limit* is the longest body in bytes that is waited for."""
-        super().__init__(cfg, sock, client, server)
-        self.received = bytearray()
-        self._limit = limit
-        self._wanted: int | None = None  # bytes of the whole request, once its head is there
-        self._chunked = False
-        self.expects_continue = False
-
-    def init(self) -> None:
-        """Put what was received in front of the parser; called in the thread that handles the request."""
-        super().init()
-        if self.received:
-            self.parser.unreader.unread(bytes(self.received))
-        self.received = bytearray()
-        self._wanted = None
-        self._chunked = False
-
-    def is_complete(self) -> bool:
-        """Whether a thread can handle the request without waiting for the client.
-
-        What is malformed or too long counts as complete: gunicorn and the application say so to the client.
-        """
-        if self._wanted is None:
-            self._read_head()
-        if self._wanted is None:
-            return len(self.received) > _HEAD_BYTES
-        if self._chunked:
-            return self.received.endswith(_LAST_CHUNK) or len(self.received) > self._limit
-        return len(self.received) >= self._wanted
-
-    def _read_head(self) -> None:
-        end = self.received.find(_HEAD_END)
-        if end < 0:
-            return
-        head = bytes(self.received[: end + 2])
-        length = _LENGTH.search(head)
-        body = int(length[1]) if length else 0
-        self._chunked = _CHUNKED.search(head) is not None
-        # A body over the limit is refused by its length alone, without being received.
-        self._wanted = end + len(_HEAD_END) + (body if body <= self._limit else 0)
-        self.expects_continue = _EXPECT.search(head) is not None and body <= self._limit
 
 
 class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -122,6 +57,8 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         """Count what is buffered over all connections."""
         super().__init__(*args, **kwargs)
         self._buffered = 0  # bytes
+        self._lingering: deque[Connection] = deque()
+        self._notified = 0.0
 
     @property
     def _lifecycle(self) -> Lifecycle[Any]:
@@ -135,44 +72,51 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         except (BlockingIOError, ConnectionAbortedError):
             return
         self.nr_conns += 1
-        limit = self.wsgi.config["MAX_CONTENT_LENGTH"]
-        conn = Connection(self.cfg, DeadlineSocket.adopt(client), address, listener.getsockname(), limit=limit)
-        self._receive_from(conn)
+        conn = Connection(
+            self.cfg,
+            ClientSocket.adopt(client),
+            address,
+            listener.getsockname(),
+            limit=self.wsgi.config["MAX_CONTENT_LENGTH"],
+            linger=self._linger,
+        )
+        self._wait_for(conn)
 
-    def _receive_from(self, conn: Connection) -> None:
-        conn.sock.settimeout(0.0)
+    def on_client_socket_readable(self, conn: Connection, client: ClientSocket) -> None:
+        """Receive the next request of a kept-alive connection, most often at once."""
+        self.poller.unregister(client)
+        self.keepalived_conns.remove(conn)
+        self._on_bytes(conn, client)
+
+    def _wait_for(self, conn: Connection) -> None:
+        """Wait for a request, or for the rest of one."""
         conn.timeout = time.monotonic() + _READ_TIMEOUT_S
+        conn.waiting = True
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_bytes, conn))
 
-    def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
-        """Receive the next request of a kept-alive connection."""
-        self.poller.unregister(client)
-        self.keepalived_conns.remove(conn)
-        self._receive_from(conn)
-        self._on_bytes(conn, client)
-
-    def _on_bytes(self, conn: Connection, client: socket.socket) -> None:
+    def _on_bytes(self, conn: Connection, client: ClientSocket) -> None:
         try:
-            data = client.recv(_CHUNK_BYTES)
-        except BlockingIOError:
-            return
+            data = client.recv_now()
         except OSError:
             data = b""
-        if not data:
+        if data == b"":
             self._drop(conn)
             return
-        conn.received += data
-        self._buffered += len(data)
+        conn.received += data or b""
+        self._buffered += len(data or b"")
         if conn.is_complete():
             self._forget(conn)
             conn.data_ready = True
             self.enqueue_req(conn)
         elif self._buffered > _BUFFERED_BYTES:
             self._refuse(conn, OverloadedError("too many requests are being received; try again"))
-        elif conn.expects_continue:
-            conn.expects_continue = False
-            client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        else:
+            if not conn.waiting:
+                self._wait_for(conn)
+            if conn.expects_continue:
+                conn.expects_continue = False
+                client.send(b"HTTP/1.1 100 Continue\r\n\r\n", socket.MSG_DONTWAIT)
 
     def _drop(self, conn: Connection) -> None:
         """Close *conn*, of which nothing is wanted any more."""
@@ -182,8 +126,10 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
 
     def _forget(self, conn: Connection) -> None:
         """Take *conn* out of the receiving state."""
-        self.poller.unregister(conn.sock)
-        self.pending_conns.remove(conn)
+        if conn.waiting:
+            conn.waiting = False
+            self.poller.unregister(conn.sock)
+            self.pending_conns.remove(conn)
         self._buffered -= len(conn.received)
 
     def _refuse(self, conn: Connection, error: ServiceError) -> None:
@@ -192,6 +138,53 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         _send(conn.sock, error)
         conn.close()
         self.nr_conns -= 1
+
+    def handle(self, conn: Connection) -> Any:
+        """Handle one request, in a thread."""
+        kept = super().handle(conn)
+        try:
+            conn.sock.flush()
+        except OSError:
+            return False
+        return kept
+
+    def _linger(self, conn: Connection) -> None:
+        """Close for writing, and wholly when the client has closed too; until then what it still sends is dropped.
+
+        Were it closed with bytes unread, the kernel would reset the connection and the client might lose its answer.
+        """
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            conn.close()
+            return
+        conn.timeout = time.monotonic() + _LINGER_S
+        self._lingering.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_leftover, conn))
+
+    def _on_leftover(self, conn: Connection, client: ClientSocket) -> None:
+        try:
+            data = client.recv_now()
+        except OSError:
+            data = b""
+        if data == b"":
+            self._end(conn)
+
+    def _end(self, conn: Connection) -> None:
+        self.poller.unregister(conn.sock)
+        self._lingering.remove(conn)
+        conn.close()
+
+    def _end_lingering(self) -> None:
+        while self._lingering and self._lingering[0].timeout <= time.monotonic():
+            self._end(self._lingering[0])
+
+    def notify(self) -> None:
+        """Tell the master of being alive, once a second instead of for every event."""
+        now = time.monotonic()
+        if now - self._notified >= _NOTIFY_S:
+            self._notified = now
+            super().notify()
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:  # noqa: ARG002 - gunicorn's
         """Answer what gunicorn cannot parse in the envelope; its own line in the log would quote headers."""
@@ -237,6 +230,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self.wait_for_and_dispatch_events(timeout=timeout_s)
         self.murder_keepalived()
         self.murder_pending()
+        self._end_lingering()
 
     def _drain(self) -> None:
         """Finish what was admitted, answer the rest 503, close.
@@ -258,11 +252,12 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         for listener in self.sockets:
             listener.close()
         self._cap_silent()
-        while self.nr_conns and time.monotonic() < deadline:
+        while (self.nr_conns or self._lingering) and time.monotonic() < deadline:
             self.notify()
             self.wait_for_and_dispatch_events(timeout=0.05)
             self.murder_keepalived()
             self.murder_pending()
+            self._end_lingering()
         log.info("stopped", extra={"unanswered": lifecycle.in_flight, "drain_s": round(time.monotonic() - begin, 3)})
 
     def _accept_backlog(self, listener: socket.socket) -> None:
@@ -284,6 +279,6 @@ def _send(client: socket.socket, error: ServiceError) -> None:
         "Connection: close",
     ]
     try:
-        client.send("\r\n".join([*head, "", body]).encode())
+        client.send("\r\n".join([*head, "", body]).encode(), socket.MSG_DONTWAIT)  # may be the main loop's
     except OSError as exc:
         log.debug("refusal_not_sent", extra={"error": type(exc).__name__})

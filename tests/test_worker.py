@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.server import Server
-from tests.worker_app import LIMIT_BYTES
+from tests.worker_app import LARGE, LIMIT_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +165,41 @@ def test_an_idle_server_stops_at_once() -> None:
         assert time.monotonic() - begin < 2
         for connection in ahead:
             connection.close()
+
+
+def test_a_client_that_does_not_close_holds_nobody_up(server: Server) -> None:
+    """After `Connection: close` the server waits for the client to close, and serves everybody else meanwhile."""
+    lazy = [connect(server, head(b"Content-Length: 1", b"Connection: close") + b"1") for _ in range(20)]
+    time.sleep(0.2)
+    for _ in range(20):
+        begin = time.monotonic()
+        assert server.status("/health") == 200
+        assert time.monotonic() - begin < 0.5
+    for connection in lazy:
+        assert answer(connection).endswith(b"\r\n\r\n1")
+
+
+def test_a_large_answer_arrives_whole_at_a_slow_reader(server: Server) -> None:
+    """What does not fit into the kernel's buffer is sent as the client reads, head and body in order."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", server.port))
+    connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    received = b""
+    while data := connection.recv(65536):
+        received += data
+        if len(received) < 200_000:
+            time.sleep(0.005)
+    connection.close()
+    start, _, body = received.partition(b"\r\n\r\n")
+    assert start.startswith(b"HTTP/1.1 200 OK")
+    assert body == LARGE
+
+
+def test_an_answer_without_a_body(server: Server) -> None:
+    """A head that nothing follows is sent all the same, and the connection goes on."""
+    request = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
+    connection = connect(server, request)
+    assert connection.recv(65536).startswith(b"HTTP/1.1 204 NO CONTENT")
+    connection.sendall(b"HEAD" + request.removeprefix(b"GET"))
+    assert answer(connection).startswith(b"HTTP/1.1 204 NO CONTENT")

@@ -11,6 +11,7 @@ from flask import Flask, Response, request
 from handler.lifecycle import Lifecycle
 
 LIMIT_BYTES = 1 << 20
+LARGE = bytes(range(256)) * 12_000  # 3 MB
 
 
 def create_app() -> Flask:
@@ -30,6 +31,14 @@ def create_app() -> Flask:
     @app.get("/health")
     def health() -> Response:
         return Response("alive")
+
+    @app.get("/large")
+    def large() -> Response:
+        return Response(LARGE)
+
+    @app.get("/nothing")
+    def nothing() -> tuple[str, int]:
+        return "", 204
 
     @app.errorhandler(Exception)
     def error(problem: Exception) -> tuple[str, int]:
