@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint lock image-check check-infra bench-start bench-prefix bench-read-ahead bench-transfer
+.PHONY: help serve test lint lock image-check check-infra bench bench-start bench-prefix bench-read-ahead bench-transfer
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -30,6 +30,9 @@ check-infra: $(VENV)/installed-test $(VENV)/policy/installed ## validate every d
 	$(VENV)/policy/bin/checkov --config-file infra/checkov.yaml
 	$(BIN)/python -m pytest tests/infra
 
+bench: $(VENV)/installed-test $(VENV)/infinity/tried ## this server beside vLLM's own and others; 25 minutes, needs wrk
+	$(BIN)/python -m tests.bench.side_by_side $(ARGS)
+
 bench-start: $(VENV)/installed-test ## time to the first embedding, side by side with vLLM's own server
 	$(BIN)/python -m tests.bench.cold_start
 
@@ -41,6 +44,13 @@ bench-read-ahead: $(VENV)/installed-test ## time to ready with weights in no pag
 
 bench-transfer: $(VENV)/installed-test ## our ranged reads, boto3's managed transfer and its CRT client from a fast local server
 	$(BIN)/python -m tests.bench.s3_transfer
+
+# Infinity pins older packages than vLLM's; the bench says so where they cannot be had.
+$(VENV)/infinity/tried:
+	$${PYTHON:-python3} -m venv $(VENV)/infinity
+	-$(VENV)/infinity/bin/pip install --quiet torch==2.13.0 && \
+	    $(VENV)/infinity/bin/pip install --quiet "infinity-emb[torch,server]==0.0.78"
+	@touch $@
 
 $(VENV)/policy/installed: infra/requirements/policy.txt
 	$${PYTHON:-python3} -m venv $(VENV)/policy
