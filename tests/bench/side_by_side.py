@@ -1,7 +1,8 @@
 """The bench: this server beside vLLM's own and others, one machine, one run, the servers in turn in every round.
 
-`python -m tests.bench.side_by_side [--quick] [--only starts,minilm,tiny,engine,json] [--out FOLDER]` writes bench.json,
-bench.md and two pictures into FOLDER and prints the tables; sections not run keep their figures of the last time.
+`python -m tests.bench.side_by_side [--quick] [--rounds 3] [--only starts,minilm,tiny,engine,json] [--out FOLDER]`
+writes bench.json, bench.md and two pictures into FOLDER and prints the tables; sections not run keep their figures of
+the last time.
 """
 
 from __future__ import annotations
@@ -112,6 +113,7 @@ def main() -> None:
     """Run the sections that were asked for, write everything, print the tables."""
     parser = argparse.ArgumentParser(description="This server beside vLLM's own and others.")
     parser.add_argument("--quick", action="store_true", help="one round of short loads")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, commas between them")
     parser.add_argument("--out", type=Path, default=ROOT / ".bench")
     arguments = parser.parse_args()
@@ -121,7 +123,7 @@ def main() -> None:
     arguments.out.mkdir(exist_ok=True)
     kept = arguments.out / "bench.json"
     figures: Figures = json.loads(kept.read_text()) if kept.exists() else {}
-    rounds, seconds = (1, 2.0) if arguments.quick else (3, 5.0)
+    rounds, seconds = (1, 2.0) if arguments.quick else (arguments.rounds, 4.0)
     figures["machine"] = machine(rounds)
     figures["absent"] = absent()
     begin = time.monotonic()

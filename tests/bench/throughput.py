@@ -41,6 +41,7 @@ def measure(
         assert cosine >= 0.999, f"{contender.name} embeds something else: cosine {cosine}"
         drive(server.url, loads[0], seconds=2, seed=round_number * 100)
         for number, load in enumerate(loads, 1):
+            time.sleep(1)  # wrk leaves requests behind when its time is up
             before = server.cpu_s()
             result = drive(server.url, load, seconds=seconds, seed=round_number * 100 + number)
             assert result.errors == 0, f"{contender.name}, {load.name}: {result.errors} errors"
@@ -59,7 +60,8 @@ def measure(
 
 def _ready_p99_ms(url: str, *, seed: int) -> float:
     """Ask /ready over one connection while 64 others embed."""
-    load = threading.Thread(target=drive, args=(url, Load("full", 64, ONE)), kwargs={"seconds": 8, "seed": 7000 + seed})
+    time.sleep(1)
+    load = threading.Thread(target=drive, args=(url, Load("full", 64, ONE)), kwargs={"seconds": 6, "seed": 7000 + seed})
     load.start()
     time.sleep(1)
     taken = []

@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+# A text begins with a number of its own, up to eight tokens, and the tokenizer adds two.
 _SCRIPT = """
 local words = {%(words)s}
 local shapes = {%(shapes)s}
@@ -21,7 +22,7 @@ request = function()
   for i = 1, shape[1] do
     count = count + 1
     local text = {tostring(count)}
-    for j = 2, shape[2] do text[j] = words[math.random(#words)] end
+    for j = 2, shape[2] - 9 do text[j] = words[math.random(#words)] end
     texts[i] = '"' .. table.concat(text, " ") .. '"'
   end
   local body = '{"model":"model","encoding_format":"%(encoding)s","input":[' .. table.concat(texts, ",") .. ']}'

@@ -175,7 +175,7 @@ def test_a_port_that_is_taken_ends_the_start() -> None:
 def test_a_killed_worker_ends_the_container(who: str) -> None:
     """The master does not start another, neither after kill -9 nor while loading."""
     with Server() as server:
-        wait_for(lambda: server.status("/health") == 200)
+        wait_for(lambda: server.events("loading"))  # /health answers some moments before
         if who == "worker":
             server.wait_ready()
         server.worker().send_signal(signal.SIGKILL)
