@@ -43,6 +43,7 @@ class Load:
     connections: int
     shapes: tuple[tuple[int, int], ...]
     encoding: str = "base64"
+    longer: int = 1  # times the usual duration, where a request takes a second or more
 
     @property
     def texts(self) -> float:
