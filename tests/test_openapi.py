@@ -113,11 +113,11 @@ def test_the_answers_of_a_ready_server_are_as_described(described: Described) ->
     for path, methods in described.document["paths"].items():
         for method in methods:
             real = path.replace("{name}", "alias")
-            body = {"json": bodies.get(path, {"input": ["a", "b"]})} if method == "post" else {}
+            body: dict[str, Any] = {"json": bodies.get(path, {"input": ["a", "b"]})} if method == "post" else {}
             assert described.ask(method, real, route=path, **body) == 200
     for encoding in ("float", "base64", "bytes", "bytes_only"):
-        body = {"json": {"input": "a", "encoding_format": encoding}}
-        assert described.ask("post", "/v1/embeddings", **body) == 200
+        asked = {"input": "a", "encoding_format": encoding}
+        assert described.ask("post", "/v1/embeddings", json=asked) == 200
     for wanted in ({}, {"tokens": True}, {"token_ids": True}):
         assert described.ask("post", "/tokenize", json={"prompt": "a", **wanted}) == 200
 
@@ -152,7 +152,6 @@ def test_errors_are_as_described(monkeypatch: pytest.MonkeyPatch) -> None:
     described = Described(build(keys=("key",)))
     key = {"Authorization": "Bearer key"}
     for path, body in (("/v1/embeddings", {"input": "a"}), ("/v1/semantic_embed", BODIES["semantic_embed"])):
-        ask = {"headers": key, "json": body}
         assert described.ask("post", path, json=body) == 401
         assert described.ask("post", path, headers=key, data=b"{") == 400
         assert described.ask("post", path, headers=key, json={**body, "model": "other"}) == 404
@@ -169,7 +168,7 @@ def test_errors_are_as_described(monkeypatch: pytest.MonkeyPatch) -> None:
 
             with monkeypatch.context() as patch:
                 patch.setattr(EmbeddingService, "embed", fail)
-                assert described.ask("post", path, **ask) == status
+                assert described.ask("post", path, headers=key, json=body) == status
     assert described.ask("get", "/v1/models/none", route="/v1/models/{name}") == 404
     assert described.ask("get", "/models/sum/tokenizer", route="/models/{name}/tokenizer") == 401
 
@@ -185,62 +184,58 @@ def test_a_wrong_method_is_told_the_right_ones(described: Described, path: str, 
     described.check(answer["content"]["application/json"]["schema"], response.json)
 
 
-EMBEDDINGS: list[dict[str, Any]] = [
-    {"input": value}
-    for value in ("a", "", ["a"], [1], [[1], [2, 3]], [], [[]], [True], ["a", 1], [1, "a"], 5, {}, None)
-] + [
-    {"input": "a", field: value}
-    for field, values in {
-        "dimensions": (2, None, 0, -1, "2", 2.5, True),
-        "encoding_format": ("float", "base64", "bytes", None, "other", 1),
-        "embed_dtype": ("float16", None, "int8"),
-        "endianness": ("big", None, "middle"),
-        "user": ("u", None, 5),
-        "truncate_prompt_tokens": (-1, 5, None, -2, "5"),
-        "truncation_side": ("left", None, "up"),
-        "add_special_tokens": (True, None, 1, "true"),
-        "normalize": (False, None, 0),
-        "priority": (-(2**63), 2**63 - 1, None, 2**63, 0.5),
-        "prompt_name": ("query", None, 5),
-        "instruction": ("i", None, []),
-        "chat_template_kwargs": ({"a": 1}, None, []),
-        "messages": ([{"role": "user", "content": "a"}], None),
-        "model": ("sum", "alias", None, "other", 5),
-        "unknown": (None, 1, {"a": []}),
-    }.items()
-    for value in values
-]
-MESSAGES = [
-    {"messages": value}
-    for value in (
-        [],
-        [{}],
-        [{"role": "user"}],
-        [{"role": "user", "content": None}],
-        [{"role": 1, "content": "a"}],
-        [{"role": "user", "content": [{"type": "text"}]}],
-        [{"role": "user", "content": [{"type": "text", "text": 5}]}],
-        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-        "a",
-    )
+INPUTS: list[Any] = ["a", "", ["a"], [1], [[1], [2, 3]], [], [[]], [True], ["a", 1], [1, "a"], 5, {}, None]
+FIELDS: dict[str, tuple[Any, ...]] = {
+    "dimensions": (2, None, 0, -1, "2", 2.5, True),
+    "encoding_format": ("float", "base64", "bytes", None, "other", 1),
+    "embed_dtype": ("float16", None, "int8"),
+    "endianness": ("big", None, "middle"),
+    "user": ("u", None, 5),
+    "truncate_prompt_tokens": (-1, 5, None, -2, "5"),
+    "truncation_side": ("left", None, "up"),
+    "add_special_tokens": (True, None, 1, "true"),
+    "normalize": (False, None, 0),
+    "priority": (-(2**63), 2**63 - 1, None, 2**63, 0.5),
+    "prompt_name": ("query", None, 5),
+    "instruction": ("i", None, []),
+    "chat_template_kwargs": ({"a": 1}, None, []),
+    "messages": ([{"role": "user", "content": "a"}], None),
+    "model": ("sum", "alias", None, "other", 5),
+    "unknown": (None, 1, {"a": []}),
+}
+MESSAGES: list[Any] = [
+    [],
+    [{}],
+    [{"role": "user"}],
+    [{"role": "user", "content": None}],
+    [{"role": 1, "content": "a"}],
+    [{"role": "user", "content": [{"type": "text"}]}],
+    [{"role": "user", "content": [{"type": "text", "text": 5}]}],
+    [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+    "a",
 ]
 PROMPTS: list[Any] = [
     *("a", "", [text("a")], [text("a", controls=[])], [token_ids(100)], [text("a"), token_ids(100)]),
     *(None, 5, {}, ["a"], [{"data": "a"}], [text("a", controls=[{}])], [text("a", controls={})]),
     *([token_ids(-1)], [{"type": "image", "data": "x"}], [{"type": "token_ids", "data": ["a"]}], [text(5)]),  # type: ignore[arg-type]
 ]
-REQUESTS = [
-    *(("/v1/embeddings", body) for body in (*EMBEDDINGS, *MESSAGES, {}, [], "a", None)),
-    *(("/v1/semantic_embed", {"prompt": prompt, "representation": "query"}) for prompt in PROMPTS),
-    *(("/v1/tokenize", {"prompt": prompt, "tokens": True}) for prompt in PROMPTS),
-    *(
-        ("/v1/semantic_embed", {**BODIES["semantic_embed"], field: value})
-        for field, value in (("representation", "other"), ("representation", None), ("compress_to_size", 64))
-    ),
-    *(("/v1/batch_semantic_embed", {**BODIES["batch_semantic_embed"], "prompts": [value]}) for value in ("a", 5)),
-    *(("/v1/batch_semantic_embed", {**BODIES["batch_semantic_embed"], "prompts": n * ["a"]}) for n in (0, 100, 101)),
+SEMANTIC: list[dict[str, Any]] = [
+    *({"prompt": prompt} for prompt in PROMPTS),
+    *({"representation": "other"}, {"representation": None}, {"compress_to_size": 64}),
+]
+BATCHES: list[Any] = [["a"], [5], 0 * ["a"], 100 * ["a"], 101 * ["a"]]
+TOKENS: list[Any] = [[100], [], None, [-1], [2**31]]
+BARE: list[Any] = [{}, [], "a", None]
+REQUESTS: list[tuple[str, Any]] = [
+    *(("/v1/embeddings", body) for body in BARE),
+    *(("/v1/embeddings", {"input": value}) for value in INPUTS),
+    *(("/v1/embeddings", {"messages": value}) for value in MESSAGES),
+    *(("/v1/embeddings", {"input": "a", field: value}) for field, values in FIELDS.items() for value in values),
+    *(("/v1/semantic_embed", BODIES["semantic_embed"] | changes) for changes in SEMANTIC),
+    *(("/v1/batch_semantic_embed", BODIES["batch_semantic_embed"] | {"prompts": value}) for value in BATCHES),
     *(("/v1/instructable_embed", {"input": "a", "instruction": value}) for value in ("i", "", None)),
-    *(("/v1/detokenize", {"token_ids": value}) for value in ([100], [], None, [-1], [2**31])),
+    *(("/v1/tokenize", {"prompt": prompt}) for prompt in PROMPTS),
+    *(("/v1/detokenize", {"token_ids": value}) for value in TOKENS),
 ]
 
 
