@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint lock image-check check-infra bench bench-start bench-prefix bench-read-ahead bench-transfer
+.PHONY: help serve test lint lock image-check docs-check check-infra bench bench-start bench-prefix bench-read-ahead bench-transfer
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -24,6 +24,9 @@ lock: ## resolve pyproject.toml anew (needs uv)
 image-check: $(VENV)/installed-test ## build the image without a container engine, start it, play each platform's contract (root, Debian)
 	$(BIN)/python -m tests.image.build
 	tests/image/isolated.sh $(BIN)/python -m pytest tests/image
+
+docs-check: $(VENV)/installed-test ## try the page at /docs in Chromium (which must be installed)
+	$(BIN)/python -m pytest tests/browser
 
 check-infra: $(VENV)/installed-test $(VENV)/policy/installed ## validate every deployment file
 	$(BIN)/cfn-lint --override-spec infra/lambda/cfn-lint-patch.json template.yaml infra/*/template.yaml

@@ -14,21 +14,27 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from gunicorn import SERVER
 from gunicorn.workers.gthread import TConn
 
 _IO_TIMEOUT_S = 120  # for one blocking read, and for the writing of a whole response
 _CHUNK_BYTES = 256 * 1024
-_HEAD_BYTES = 64 * 1024  # more is handed to gunicorn's parser, which refuses it
+_HEAD_BYTES = 64 * 1024  # of all headers together; gunicorn knows limits for one header and for their number only
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,12})[ \t]*\r\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.IGNORECASE)
 _EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue", re.IGNORECASE)
 _HEAD_END = b"\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 _STATUS_LINE = b"HTTP/1."
+_BANNER = b"Server: %b\r\n" % SERVER.encode()  # gunicorn has no setting for it
+NO_SNIFFING = b"X-Content-Type-Options: nosniff\r\n"  # of every answer
 
 
 class ClientSocket(socket.socket):
-    """A socket that always blocks, with a time limit; a response's head is sent together with what follows."""
+    """A socket that always blocks, with a time limit.
+
+    A response's head is sent together with what follows, and with a line of ours in the place of gunicorn's name.
+    """
 
     _head = b""
 
@@ -70,7 +76,7 @@ class ClientSocket(socket.socket):
             TimeoutError: the client reads too slowly.
         """
         if data[: len(_STATUS_LINE)] == _STATUS_LINE:
-            self._head += bytes(data)
+            self._head += bytes(data).replace(_BANNER, NO_SNIFFING, 1)
             return
         parts = [memoryview(self._head), memoryview(data)] if self._head else [memoryview(data)]
         self._head = b""
@@ -142,13 +148,18 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         if self._wanted is None:
             self._read_head()
         if self._wanted is None:
-            return len(self.received) > _HEAD_BYTES
+            return False
         if self._chunked:
             return self.received.endswith(_LAST_CHUNK) or len(self.received) > self._limit
         return len(self.received) >= self._wanted
 
+    @property
+    def head_is_too_large(self) -> bool:
+        """Whether the head has not ended where it should; a thread that read on would wait for the client."""
+        return self._wanted is None and len(self.received) > _HEAD_BYTES
+
     def _read_head(self) -> None:
-        end = self.received.find(_HEAD_END)
+        end = self.received.find(_HEAD_END, 0, _HEAD_BYTES)
         if end < 0:
             return
         head = bytes(self.received[: end + 2])

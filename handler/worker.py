@@ -21,7 +21,7 @@ from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
-from handler.connections import ClientSocket, Connection
+from handler.connections import NO_SNIFFING, ClientSocket, Connection
 from handler.errors import (
     HeadTooLargeError,
     InternalError,
@@ -109,6 +109,8 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             self._forget(conn)
             conn.data_ready = True
             self.enqueue_req(conn)
+        elif conn.head_is_too_large:
+            self._refuse(conn, HeadTooLargeError("the headers are too long together"))
         elif self._buffered > _BUFFERED_BYTES:
             self._refuse(conn, OverloadedError("too many requests are being received; try again"))
         else:
@@ -136,7 +138,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         """Answer without a thread and close."""
         self._forget(conn)
         _send(conn.sock, error)
-        conn.close()
+        conn.close(graceful=True)
         self.nr_conns -= 1
 
     def handle(self, conn: Connection) -> Any:
@@ -277,8 +279,9 @@ def _send(client: socket.socket, error: ServiceError) -> None:
         f"Content-Length: {len(body)}",
         *([f"Retry-After: {error.retry_after}"] if error.retry_after is not None else []),
         "Connection: close",
+        NO_SNIFFING.decode(),
     ]
     try:
-        client.send("\r\n".join([*head, "", body]).encode(), socket.MSG_DONTWAIT)  # may be the main loop's
+        client.send("\r\n".join([*head, body]).encode(), socket.MSG_DONTWAIT)  # may be the main loop's
     except OSError as exc:
         log.debug("refusal_not_sent", extra={"error": type(exc).__name__})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from moto import mock_aws
 
 from handler.access import Access, read_secret
-from handler.errors import AuthenticationError, NotReadyError, StartError
+from handler.errors import AuthenticationError, NotReadyError, PageAuthenticationError, StartError
 
 
 @pytest.mark.parametrize("header", ["Bearer one", "bearer one", "Bearer  two ", "BEARER two"])
@@ -26,10 +27,36 @@ def test_anything_else_does_not(header: str | None) -> None:
         Access(["one", "two"]).check(header)
 
 
+def basic(credentials: bytes) -> str:
+    """Write what a browser sends for a name and a password."""
+    return f"Basic {base64.b64encode(credentials).decode()}"
+
+
+@pytest.mark.parametrize("header", ["Bearer two", basic(b"anybody:two"), basic(b":one"), basic("ä:k:ü".encode())])
+def test_a_browser_sends_a_key_as_a_password(header: str) -> None:
+    """With any name, to pages only: a browser sends it with every request, whoever made the browser ask."""
+    access = Access(["one", "two", "k:ü"])
+    access.check_page(header)
+    if header.startswith("Basic"):
+        with pytest.raises(AuthenticationError):
+            access.check(header)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "two", "Basic", "Basic two", "Basic !!!", "Basic \xe4", "Bearer x", basic(b"two:"), basic(b"two")],
+)
+def test_anything_else_opens_no_page(header: str | None) -> None:
+    """What is no base64, or holds no password, included."""
+    with pytest.raises(PageAuthenticationError):
+        Access(["two"]).check_page(header)
+
+
 def test_no_keys_means_open() -> None:
     """The start warns of it."""
     assert Access([]).is_open
     Access([]).check(None)
+    Access([]).check_page(None)
 
 
 def test_the_door_is_shut_until_the_secret_is_read() -> None:
@@ -38,6 +65,8 @@ def test_the_door_is_shut_until_the_secret_is_read() -> None:
     assert not access.is_open
     with pytest.raises(NotReadyError):
         access.check("Bearer one")
+    with pytest.raises(NotReadyError):
+        access.check_page(None)
     access.add(["one"])
     access.check("Bearer one")
 
