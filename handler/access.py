@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import json
 from collections.abc import Iterable
 
 from handler.aws import client, refusal
-from handler.errors import AuthenticationError, NotReadyError, StartError
+from handler.errors import AuthenticationError, NotReadyError, PageAuthenticationError, StartError
 
 
 class Access:
@@ -38,17 +40,42 @@ class Access:
             AuthenticationError: no key or a wrong one.
             NotReadyError: the secret that holds the keys has not been read yet.
         """
+        scheme, _, key = (authorization or "").partition(" ")
+        if not self._opens(key.strip(), bears=scheme.lower() == "bearer"):
+            message = "send a valid key as `Authorization: Bearer KEY`"
+            raise AuthenticationError(message)
+
+    def check_page(self, authorization: str | None) -> None:
+        """Let a browser pass as well, which sends a key as the password of HTTP's Basic scheme (RFC 7617).
+
+        Raises:
+            PageAuthenticationError: no key or a wrong one.
+            NotReadyError: as `check`.
+        """
+        scheme, _, key = (authorization or "").partition(" ")
+        key = _password(key.strip()) if scheme.lower() == "basic" else key.strip()
+        if not self._opens(key, bears=scheme.lower() in ("basic", "bearer")):
+            message = "send a valid key as `Authorization: Bearer KEY`, or as the password of Basic with any name"
+            raise PageAuthenticationError(message)
+
+    def _opens(self, key: str, *, bears: bool) -> bool:
+        """Whether *key* opens; not unless it came in a scheme that *bears* one."""
         if self._pending:
             message = "the container is still starting; try again"
             raise NotReadyError(message)
         if not self._digests:
-            return
-        scheme, _, key = (authorization or "").partition(" ")
-        given = _digest(key.strip())
+            return True
+        given = _digest(key)
         matches = [hmac.compare_digest(given, digest) for digest in self._digests]
-        if scheme.lower() != "bearer" or not any(matches):
-            message = "send a valid key as `Authorization: Bearer KEY`"
-            raise AuthenticationError(message)
+        return bears and any(matches)
+
+
+def _password(credentials: str) -> str:
+    """Return what stands behind the first colon of Basic *credentials*, nothing where they cannot be read."""
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2].decode("utf-8", "surrogateescape")
+    except (binascii.Error, ValueError):
+        return ""
 
 
 def _digest(key: str) -> bytes:

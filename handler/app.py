@@ -18,6 +18,7 @@ from handler import __version__
 from handler.access import Access
 from handler.encoding import Encoder, Wire, encode_response
 from handler.errors import (
+    AuthenticationError,
     InternalError,
     InvalidRequestError,
     MethodNotAllowedError,
@@ -31,6 +32,7 @@ from handler.lifecycle import Lifecycle, State
 from handler.listings import Listings, ModelCard
 from handler.logs import where
 from handler.metrics import Metrics
+from handler.pages import add_pages
 from handler.pharia_routes import add_pharia_routes, speaks_pharia
 from handler.protocol import EmbeddingRequest, parse_request
 from handler.service import Answer, EmbeddingService, LoadedModel
@@ -41,7 +43,7 @@ _REQUEST_ID = "embed.request_id"  # keys of the WSGI environ, which lives exactl
 _RECEIVED = "embed.received"
 _ANSWER = "embed.answer"
 _ERROR = "embed.error"
-_PROBES = {"health", "ready", "ping", "exposition"}  # asked every few seconds; logged at DEBUG only
+_PROBES = {"health", "ready", "ping", "metrics"}  # asked every few seconds; logged at DEBUG only
 _PING_STATUS = {State.READY: 200, State.STARTING: 204}  # RunPod's words for ready and initializing; 503 is unhealthy
 
 
@@ -87,6 +89,7 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
     metrics: Metrics,
     max_body_bytes: int,
     cors_allow_origins: tuple[str, ...] = (),
+    pages_need_key: bool = False,
 ) -> Flask:
     """Build the WSGI application; it answers while the model loads."""
     app = _Application("handler", static_folder=None)
@@ -98,7 +101,7 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
     _add_models(app, service, listings)
     add_pharia_routes(app, service, access, listings=listings, respond=respond)
     _add_probes(app, service, lifecycle)
-    _add_metrics(app, metrics)
+    add_pages(app, service.rules, access, metrics=metrics, need_key=pages_need_key)
     _add_errors(app)
     _add_request_log(app, metrics)
     if cors_allow_origins:
@@ -186,12 +189,6 @@ def _add_probes(app: Flask, service: EmbeddingService, lifecycle: Lifecycle[Load
         return "", _PING_STATUS.get(lifecycle.state, 503)
 
 
-def _add_metrics(app: Flask, metrics: Metrics) -> None:
-    @app.get("/metrics")
-    def exposition() -> Response:
-        return Response(metrics.exposition(), content_type=metrics.content_type)
-
-
 def _add_errors(app: Flask) -> None:
     @app.errorhandler(ServiceError)
     def service_error(error: ServiceError) -> Response:
@@ -199,13 +196,16 @@ def _add_errors(app: Flask) -> None:
         request.environ[_ERROR] = error.code or error.type
         if error.retry_after is not None:
             response.headers["Retry-After"] = str(error.retry_after)
-        if error.status == 401:  # noqa: PLR2004 - RFC 9110 section 11.6.1 wants this header with it
-            response.headers["WWW-Authenticate"] = "Bearer"
+        if isinstance(error, AuthenticationError):
+            response.headers["WWW-Authenticate"] = error.challenge
         return response
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
-        return service_error(_translated(error))
+        response = service_error(_translated(error))
+        if isinstance(error, MethodNotAllowed):  # RFC 9110 section 15.5.6 wants this header with it
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods or []))
+        return response
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
@@ -231,7 +231,7 @@ def _translated(error: HTTPException) -> ServiceError:
     if isinstance(error, NotFound):
         return RouteNotFoundError("there is nothing at this path; embeddings are at POST /v1/embeddings")
     if isinstance(error, MethodNotAllowed):
-        return MethodNotAllowedError(f"use {', '.join(error.valid_methods or [])} at this path")
+        return MethodNotAllowedError(f"use {', '.join(sorted(error.valid_methods or []))} at this path")
     if isinstance(error, RequestEntityTooLarge):
         return RequestTooLargeError("the body is larger than this server takes (EMBED_MAX_BODY_BYTES)")
     if error.code is not None and error.code < 500:  # noqa: PLR2004 - the range of client errors

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from gunicorn import SERVER
 from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import TConn
 
@@ -20,6 +21,8 @@ from handler.framing import RequestFrame
 _CHUNK_BYTES = 256 * 1024
 _MOST_PARTS = 64  # of an answer, in one system call
 _STATUS_LINE = b"HTTP/1."
+_BANNER = b"Server: %b\r\n" % SERVER.encode()  # gunicorn has no setting for it
+_NO_SNIFFING = b"X-Content-Type-Options: nosniff\r\n"  # of every answer
 
 
 class TornRequestError(ParseException):  # type: ignore[misc]  # gunicorn has no types
@@ -27,7 +30,10 @@ class TornRequestError(ParseException):  # type: ignore[misc]  # gunicorn has no
 
 
 class ClientSocket(socket.socket):
-    """A socket that never waits; a response's head is sent together with what follows."""
+    """A socket that never waits.
+
+    A response's head is sent together with what follows, and with a line of ours in the place of gunicorn's name.
+    """
 
     _head = b""
     unsent: list[memoryview]  # what of the answer the kernel has not taken yet
@@ -64,7 +70,7 @@ class ClientSocket(socket.socket):
         The head of a response waits for its body, or for `flush`.
         """
         if data[: len(_STATUS_LINE)] == _STATUS_LINE:
-            self._head += bytes(data)
+            self._head += bytes(data).replace(_BANNER, _NO_SNIFFING, 1)
             return
         untouched = not self.unsent
         self.unsent += [memoryview(part) for part in (self._head, data) if part]

@@ -64,6 +64,13 @@ class AuthenticationError(InvalidRequestError):
     status = HTTPStatus.UNAUTHORIZED
     code = "invalid_api_key"
     pharia_code = "UNAUTHORIZED"
+    challenge: ClassVar[str] = "Bearer"  # the WWW-Authenticate header, which RFC 9110 section 11.6.1 wants with it
+
+
+class PageAuthenticationError(AuthenticationError):
+    """No key, or a key that is not ours, for what a browser opens: it asks its user."""
+
+    challenge = 'Basic realm="any name, a key as the password", charset="UTF-8", Bearer'
 
 
 class ModelNotFoundError(InvalidRequestError):

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from handler.encoding import Body, Vectors
 from handler.inquiry import Inquiry, Mixed, Part, Texts
-from handler.protocol import MISSING_CAPABILITY
+from handler.protocol import MISSING_CAPABILITY, TokenId
 
 API_VERSION = "1.200.0"  # of the API, not of this server: the client asks for major 1 and at least 1.19.0
 BATCH_LIMIT = 100  # prompts; the client cuts longer batches into such pieces
@@ -22,13 +23,15 @@ COMPRESSED_SIZE = 128  # the one size that `compress_to_size` takes
 
 
 def _no_controls(value: Any) -> None:
-    if value:
+    if value is not None and value != []:
         raise PydanticCustomError(
             MISSING_CAPABILITY, "attention controls work in Aleph Alpha's own models only; send the text without them"
         )
 
 
-Controls = Annotated[Any, BeforeValidator(_no_controls)]
+Controls = Annotated[
+    Any, BeforeValidator(_no_controls), WithJsonSchema({"anyOf": [{"type": "array", "maxItems": 0}, {"type": "null"}]})
+]
 
 
 class _Wire(BaseModel):
@@ -37,13 +40,19 @@ class _Wire(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
-class _Text(_Wire):
+class TextItem(_Wire):
+    """A text in a prompt."""
+
+    type: Literal["text"]
     data: str
     controls: Controls = None
 
 
-class _TokenIds(_Wire):
-    data: Annotated[list[int], Field(fail_fast=True)]
+class TokenIdsItem(_Wire):
+    """Token ids in a prompt."""
+
+    type: Literal["token_ids"]
+    data: Annotated[list[TokenId], Field(fail_fast=True)]
     controls: Controls = None
 
 
@@ -70,7 +79,9 @@ def _prompt_kind(value: Any) -> str | None:
 
 
 Item = Annotated[
-    Annotated[_Text, Tag("text")] | Annotated[_TokenIds, Tag("token_ids")] | Annotated[_Image, Tag("image")],
+    Annotated[TextItem, Tag("text")]
+    | Annotated[TokenIdsItem, Tag("token_ids")]
+    | Annotated[SkipJsonSchema[_Image], Tag("image")],
     Discriminator(
         _item_kind,
         custom_error_type="item",
@@ -150,7 +161,7 @@ class TokenizeRequest(_Wire):
 class DetokenizeRequest(_Wire):
     """`POST /detokenize`."""
 
-    token_ids: Annotated[list[int], Field(fail_fast=True)]
+    token_ids: Annotated[list[TokenId], Field(fail_fast=True)]
     model: str | None = None
 
 

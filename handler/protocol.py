@@ -8,13 +8,15 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, WithJsonSchema, model_validator
 
 from handler.errors import InvalidRequestError, MissingCapabilityError
 from handler.inquiry import Chat, Inquiry, Texts, TokenLists
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-TokenIds = Annotated[list[int], Field(min_length=1, fail_fast=True)]
+# The vocabulary's size is checked with the model at hand; until then the description says what any id is.
+TokenId = Annotated[int, Field(json_schema_extra={"minimum": 0, "maximum": 2**31 - 1})]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 _MESSAGES = {
     "missing": "this field is required",
@@ -44,8 +46,20 @@ Input = Annotated[
     Annotated[str, Tag("text")]
     | Annotated[list[str], Field(min_length=1, fail_fast=True), Tag("texts")]
     | Annotated[TokenIds, Tag("tokens")]
-    | Annotated[list[TokenIds], Field(fail_fast=True), Tag("token_lists")],
+    | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True), Tag("token_lists")],
     Discriminator(_input_kind),
+]
+
+# For the description of the API; `_join_text_parts` and `_check_together` are what checks them.
+_TEXT_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+_TEXT_OR_PARTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_PART}]}
+_INPUT_OR_MESSAGES = [
+    {"required": [given], "properties": {given: {"not": {"type": "null"}}, other: {"type": "null"}}}
+    for given, other in (("input", "messages"), ("messages", "input"))
 ]
 
 
@@ -55,7 +69,7 @@ class Message(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
     role: str
-    content: str
+    content: Annotated[str, WithJsonSchema(_TEXT_OR_PARTS)]
 
     @model_validator(mode="before")
     @classmethod
@@ -67,13 +81,18 @@ class Message(BaseModel):
         if any(not isinstance(part, dict) or part.get("type") != "text" for part in parts):
             message = "only text parts can be embedded; this model takes no images or audio"
             raise ValueError(message)
-        return {**value, "content": "\n".join(str(part.get("text", "")) for part in parts)}
+        if any(not isinstance(part.get("text"), str) for part in parts):
+            message = "the text of a text part must be a string"
+            raise ValueError(message)
+        return {**value, "content": "\n".join(part["text"] for part in parts)}
 
 
 class EmbeddingRequest(BaseModel):
     """One request for embeddings; every optional field takes null for "not given"."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="ignore", json_schema_extra={"oneOf": list[Any](_INPUT_OR_MESSAGES)}
+    )
 
     input: Input | None = None
     messages: list[Message] | None = Field(default=None, min_length=1)

@@ -47,6 +47,7 @@ def refusal(error: ServiceError, *, close: bool = True, **headers: str) -> bytes
     head = [
         f"HTTP/1.1 {error.status.value} {error.status.phrase}",
         "Content-Type: application/json",
+        "X-Content-Type-Options: nosniff",
         f"Content-Length: {len(body)}",
         *([f"Retry-After: {error.retry_after}"] if error.retry_after is not None else []),
         *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),

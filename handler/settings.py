@@ -98,6 +98,7 @@ class Settings(BaseSettings):
     api_keys_secret_id: str | None = None
     trust_platform_auth: bool = False
     cors_allow_origins: CommaList = ()
+    pages_need_key: bool = False
     http_request_retries: int = Field(default=7, ge=1)
 
     # Life

@@ -61,6 +61,7 @@ def create_app() -> Flask:
         metrics=metrics,
         max_body_bytes=settings.max_body_bytes,
         cors_allow_origins=settings.cors_allow_origins,
+        pages_need_key=settings.pages_need_key,
     )
     app.extensions["lifecycle"] = lifecycle  # for the gunicorn worker, which has only the application
     process = _Process(settings, lifecycle, access, metrics, app)

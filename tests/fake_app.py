@@ -48,6 +48,7 @@ def build(
     ready: bool = True,
     lifecycle: Lifecycle[LoadedModel] | None = None,
     cors: tuple[str, ...] = (),
+    pages_need_key: bool = False,
 ) -> FlaskClient:
     """Build an application on fakes and return a client for it."""
     lifecycle = lifecycle or Lifecycle(slots=2)
@@ -64,5 +65,6 @@ def build(
         metrics=metrics,
         max_body_bytes=4096,
         cors_allow_origins=cors,
+        pages_need_key=pages_need_key,
     )
     return app.test_client()

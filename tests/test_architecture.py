@@ -39,9 +39,13 @@ ALLOWED: dict[str, set[str]] = {
     "service": {"encoding", "engine", "errors", "inquiry", "lifecycle", "model_folder", "prompts", "tokenization"},
     "listings": {"pharia", "service"},
     "pharia_routes": {"access", "encoding", "inquiry", "listings", "pharia", "protocol", "service"},
+    "answers": set(),
+    "operations": {"answers", "pharia", "protocol"},
+    "openapi": {"answers", "errors", "operations", "service"},
+    "pages": {"access", "metrics", "openapi", "service"},
     "app": {
-        *("access", "encoding", "errors", "inquiry", "lifecycle", "listings", "logs", "metrics", "pharia_routes"),
-        *("protocol", "service"),
+        *("access", "encoding", "errors", "inquiry", "lifecycle", "listings", "logs", "metrics", "pages"),
+        *("pharia_routes", "protocol", "service"),
     },
     "cold_start": {
         *("caches", "encoding", "engine", "errors", "lifecycle", "model_folder", "prompts", "service", "settings"),
@@ -66,7 +70,7 @@ ALLOWED: dict[str, set[str]] = {
 # third party -> the modules that may import it
 OWNERS = {
     "vllm": {"vllm_core"},
-    "flask": {"app", "pharia_routes", "wsgi"},
+    "flask": {"app", "pages", "pharia_routes", "wsgi"},
     "flask_cors": {"app"},
     "werkzeug": {"app"},
     "gunicorn": {"connections", "worker", "gunicorn_conf", "__main__"},

@@ -57,6 +57,7 @@ def head(*lines: bytes) -> bytes:
 def test_silent_and_slow_senders_hold_no_thread(server: Server) -> None:
     """A hundred of each leave a server of four threads as quick as it was."""
     parts = [b"", b"POST / HTTP/1.1\r\nHost: x\r\n", head(b"Content-Length: 1000") + b"half"]
+    parts.append(b"POST / HTTP/1.1\r\n" + b"X: %b\r\n" % (b"y" * 7000) * 8)
     slow = [connect(server, part) for part in parts for _ in range(100)]
     time.sleep(0.3)
     for _ in range(20):
@@ -213,6 +214,55 @@ def test_what_is_not_http_is_refused(server: Server) -> None:
         assert int(line.split()[1]) in statuses, body
         assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
     assert "my-secret" not in server.log()
+
+
+HEADS = {
+    "an answer": b"GET /health HTTP/1.1\r\n\r\n",
+    "one without a body": b"GET /nothing HTTP/1.0\r\n\r\n",
+    "only a head": b"HEAD /health HTTP/1.1\r\nConnection: close\r\n\r\n",
+    "no such path": b"GET /none HTTP/1.1\r\n\r\n",
+    "a wrong method": b"DELETE /health HTTP/1.1\r\n\r\n",
+    "a body that is too long": head(b"Content-Length: 104857600"),
+    "no HTTP": b"garbage\r\n\r\n",
+    "a header that is too long": b"GET /health HTTP/1.1\r\nX: " + b"y" * 9000 + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("request_bytes", HEADS.values(), ids=HEADS)
+def test_no_answer_is_sniffed_or_tells_what_sends_it(server: Server, request_bytes: bytes) -> None:
+    """The application's and the worker's own alike, each header once."""
+    lines = answer(connect(server, request_bytes)).partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
+    assert lines.count(b"x-content-type-options: nosniff") == 1
+    assert not [line for line in lines if line.startswith((b"server:", b"via:", b"x-powered-by:"))]
+    assert b"gunicorn" not in b"".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ([b"X: " + b"y" * 8000], 200),
+        ([b"X: " + b"y" * 8300], 431),
+        ([b"X%d: y" % index for index in range(100)], 200),
+        ([b"X%d: y" % index for index in range(101)], 431),
+        ([b"X%d: " % index + b"y" * 2000 for index in range(30)], 200),
+        ([b"X%d: " % index + b"y" * 7000 for index in range(99)], 431),
+    ],
+    ids=["long", "too long", "many", "too many", "60 kB together", "690 kB together"],
+)
+def test_how_much_a_head_may_hold(server: Server, lines: list[bytes], status: int) -> None:
+    """8 kB in one header, a hundred headers, 64 kB in all; what is beyond is refused, and the next client is served."""
+    request = b"\r\n".join([b"GET /health HTTP/1.1", *lines, b"", b""])
+    assert answer(connect(server, request)).startswith(b"HTTP/1.1 %d " % status)
+    assert server.status("/health") == 200
+
+
+def test_a_head_without_end_is_refused_and_takes_no_thread(server: Server) -> None:
+    """A thread that parsed it would wait for more; the client learns of it though it goes on sending."""
+    endless = b"POST / HTTP/1.1\r\n" + b"X: %b\r\n" % (b"y" * 7000) * 10
+    clients = [connect(server, endless) for _ in range(20)]
+    assert server.status("/health") == 200
+    for client in clients:
+        assert answer(client).startswith(b"HTTP/1.1 431 ")
 
 
 def test_a_client_that_goes_away(server: Server) -> None:

@@ -1,0 +1,234 @@
+"""The OpenAPI 3.1 description of this server: a pure function of what the operator allows.
+
+Bodies are the models that parse them, answers the types in `answers`, errors the classes in `errors`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+
+from handler import __version__, answers, errors
+from handler.errors import ServiceError
+from handler.operations import Gives, Operation, Wire, operations
+from handler.service import Rules
+
+Json = dict[str, Any]
+Problem = type[ServiceError]
+
+# Sent by the worker before a path is known, and so in OpenAI's envelope everywhere.
+_OF_CONNECTIONS: tuple[Problem, ...] = (
+    *(errors.InvalidRequestError, errors.SlowRequestError, errors.OverloadedError, errors.HeadTooLargeError),
+    errors.InternalError,
+)
+_OF_VIEWS: tuple[Problem, ...] = (errors.InvalidRequestError, errors.MethodNotAllowedError, errors.InternalError)
+_OF_BODIES: tuple[Problem, ...] = (errors.RequestTooLargeError, errors.MissingCapabilityError)
+_OF_WORK: tuple[Problem, ...] = (errors.NotReadyError, errors.ShuttingDownError, errors.OverloadedError)
+_OF_ENGINE: tuple[Problem, ...] = (errors.ContextLengthError, errors.EngineDeadError, errors.DeadlineExceededError)
+_HEADERS: dict[str, Json] = {
+    "x-request-id": {
+        "description": "The client's own, or a new one; the log has it too.",
+        "schema": {"type": "string"},
+    },
+    "Server-Timing": {"description": "Milliseconds of queue, tokenize, engine, encode.", "schema": {"type": "string"}},
+    "metadata": {"description": "With `bytes`: where each vector lies, as JSON.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}},
+    "WWW-Authenticate": {"description": "How to send a key.", "schema": {"type": "string"}},
+    "Allow": {"description": "The methods of this path.", "schema": {"type": "string"}},
+}
+
+
+def describe(rules: Rules, *, needs_key: bool, pages_need_key: bool = False) -> Json:
+    """Describe a server that serves by *rules*.
+
+    Args:
+        rules: what the operator allows.
+        needs_key: whether a key is asked for at all.
+        pages_need_key: whether metrics and documentation are behind it too.
+    """
+    return _Description(rules, operations(pages_guarded=pages_need_key), needs_key=needs_key).document()
+
+
+class _Titleless(GenerateJsonSchema):
+    """The title of a field would only say its name again."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic's signature
+        return False
+
+
+class _Description:
+    """One document while it is put together."""
+
+    def __init__(self, rules: Rules, listed: list[Operation], *, needs_key: bool) -> None:
+        self._rules = rules
+        self._operations = listed
+        self._needs_key = needs_key
+        self._shared: dict[str, Json] = {}  # responses that several operations give
+
+    def document(self) -> Json:
+        """Put the whole together."""
+        paths: Json = {}
+        for operation in self._operations:
+            for path in operation.paths:
+                paths[path] = {operation.method: self._operation(operation, path)}
+        security = {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if self._needs_key else {}
+        return {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "serverless-embeddings",
+                "version": __version__,
+                "description": "One vLLM engine behind OpenAI's embeddings API and PhariaInference's.",
+                "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            },
+            "servers": [{"url": "/"}],
+            "tags": [{"name": name} for name in dict.fromkeys(operation.tag for operation in self._operations)],
+            "paths": paths,
+            "components": {"schemas": self._schemas(), "responses": self._shared, **security},
+        }
+
+    def _operation(self, operation: Operation, path: str) -> Json:
+        name = re.sub(r"\W+", "_", path).strip("_")
+        told: Json = {
+            "operationId": f"{operation.method}_{name}",
+            "tags": [operation.tag],
+            "summary": operation.summary,
+        }
+        if "{name}" in path:
+            told["parameters"] = [self._name_parameter(operation)]
+        if operation.takes:
+            told["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(operation.takes)}}}
+        if operation.guarded and self._needs_key:
+            told["security"] = [{"key": []}]
+        told["responses"] = dict(sorted({**self._errors(operation), **_answers(operation)}.items()))
+        return told
+
+    def _name_parameter(self, operation: Operation) -> Json:
+        checked = self._rules.check_model_name or not operation.guarded
+        values = {"enum": list(self._rules.names)} if checked else {}
+        schema = {"type": "string", "minLength": 1, **values}
+        return {"name": "name", "in": "path", "required": True, "schema": schema, "description": "may hold slashes"}
+
+    def _problems(self, operation: Operation) -> Iterator[Problem]:
+        """Name every error of the application on *operation*."""
+        yield from _OF_VIEWS
+        if operation.guarded and self._needs_key:
+            yield errors.AuthenticationError
+            yield errors.NotReadyError
+        if "{name}" in operation.paths[0] or (operation.works and self._rules.check_model_name):
+            yield errors.ModelNotFoundError
+        yield from (_OF_BODIES if operation.takes else ())
+        yield from (_OF_WORK if operation.works else ())
+        yield from (_OF_ENGINE if operation.embeds else ())
+
+    def _errors(self, operation: Operation) -> Json:
+        theirs = operation.tag == "PhariaInference"
+        found: dict[int, dict[Wire, list[Problem]]] = {}
+        for envelope, problems in (
+            (answers.PhariaError if theirs else answers.Error, self._problems(operation)),
+            (answers.Error, iter(_OF_CONNECTIONS)),
+        ):
+            for problem in dict.fromkeys(problems):
+                status = (envelope is answers.PhariaError and problem.pharia_status) or problem.status
+                kept = found.setdefault(status.value, {}).setdefault(envelope, [])
+                kept += [] if problem in kept else [problem]
+        return {str(status): self._share(status, _error(envelopes)) for status, envelopes in found.items()}
+
+    def _share(self, status: int, response: Json) -> Json:
+        """Keep *response* once, however many operations give it."""
+        alike = [name for name in self._shared if name.startswith(f"{status}.")]
+        name = next((name for name in alike if self._shared[name] == response), f"{status}.{len(alike) + 1}")
+        self._shared[name] = response
+        return {"$ref": f"#/components/responses/{name}"}
+
+    def _schemas(self) -> Json:
+        models = [wire for operation in self._operations for wire in _wires(operation)]
+        models += [answers.Error, answers.PhariaError]
+        _, content = models_json_schema(
+            [(model, "validation") for model in dict.fromkeys(models)],
+            ref_template="#/components/schemas/{model}",
+            schema_generator=_Titleless,
+        )
+        schemas: Json = content["$defs"]
+        self._limit(schemas)
+        return schemas
+
+    def _limit(self, schemas: Json) -> None:
+        """Say what this server's operator allows."""
+        fields = schemas["EmbeddingRequest"]["properties"]
+        forms = fields["input"]["anyOf"][0]["oneOf"]  # one text, texts, token ids, lists of them
+        forms[1]["maxItems"] = forms[3]["maxItems"] = self._rules.max_inputs
+        if not self._rules.allow_token_ids:
+            del forms[2:]
+        if self._rules.check_model_name:
+            for schema in schemas.values():
+                if "model" in (request := schema.get("properties", {})) and "anyOf" in request["model"]:
+                    request["model"]["anyOf"][0]["enum"] = list(self._rules.names)
+
+
+def _ref(wire: Wire) -> Json:
+    return {"$ref": f"#/components/schemas/{wire.__name__}"}
+
+
+def _wires(operation: Operation) -> Iterator[Wire]:
+    """Name every model that *operation* refers to."""
+    if operation.takes:
+        yield operation.takes
+    for gives in operation.gives:
+        content = gives.content.values() if isinstance(gives.content, dict) else [gives.content]
+        for wire in content:
+            if not isinstance(wire, str | None):
+                yield wire[0] if isinstance(wire, list) else wire
+
+
+def _answers(operation: Operation) -> Json:
+    told = ["x-request-id", *(["Server-Timing"] if operation.embeds else [])]
+    found = {}
+    for gives in operation.gives:
+        response: Json = {"description": gives.text, "headers": _headers(*told)}
+        if gives.content is not None:
+            response["content"] = _content(gives)
+        if "application/octet-stream" in response.get("content", {}):
+            response["headers"] |= _headers("metadata", required=False)
+        found[str(gives.status)] = response
+    return found
+
+
+def _content(gives: Gives) -> Json:
+    content = gives.content
+    if isinstance(content, dict):
+        return {media: {"schema": _ref(wire)} if wire else {} for media, wire in content.items()}
+    if isinstance(content, str):
+        return {content: {"schema": {"type": "string"} if content.startswith("text/") else {"type": "object"}}}
+    if isinstance(content, list):
+        return {"application/json": {"schema": {"type": "array", "items": _ref(content[0])}}}
+    return {"application/json": {"schema": _ref(content)}} if content else {}
+
+
+def _error(envelopes: dict[Wire, list[Problem]]) -> Json:
+    """Describe one status; its body may be in either of two envelopes."""
+    problems = [problem for found in envelopes.values() for problem in found]
+    names: Json = {"x-request-id": False}  # the worker's own answers have none
+    if any(problem.retry_after is not None for problem in problems):
+        names["Retry-After"] = True
+    if errors.AuthenticationError in problems:
+        names["WWW-Authenticate"] = True
+    if errors.MethodNotAllowedError in problems:
+        names["Allow"] = True
+    refs = [_ref(envelope) for envelope in envelopes]
+    return {
+        "description": " ".join(dict.fromkeys(_told(problem) for problem in problems)),
+        "headers": {name: {"required": needed, **_HEADERS[name]} for name, needed in names.items()},
+        "content": {"application/json": {"schema": refs[0] if len(refs) == 1 else {"anyOf": refs}}},
+    }
+
+
+def _told(problem: Problem) -> str:
+    text = (problem.__doc__ or "").split("\n", 1)[0]
+    return f"`{problem.code}`: {text}" if problem.code else text
+
+
+def _headers(*names: str, required: bool = True) -> Json:
+    return {name: {"required": required, **_HEADERS[name]} for name in names}
