@@ -115,4 +115,5 @@ def check_batch(batch: Any, whole: list[list[int]], rule: LengthRule, *, around:
 
 if __name__ == "__main__":
     instrumented("handler.errors", "handler.inquiry", "handler.tokenization")
+    tokenizer()  # loading it takes longer than an input may
     fuzz(one)
