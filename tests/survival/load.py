@@ -208,9 +208,11 @@ async def _open_loop(port: int, rate: float, seconds: float, seed: int) -> Outco
         if (early := due - time.monotonic()) > 0:
             await asyncio.sleep(early)
         arrivals.arrive()
-    while (missing := outcome.sent - outcome.statuses.total()) and time.monotonic() < end + ANSWER_S:
+    for _ in range(int(ANSWER_S / 0.05)):
+        if outcome.statuses.total() == outcome.sent:
+            break
         await asyncio.sleep(0.05)
-    if missing:
+    if missing := outcome.sent - outcome.statuses.total():
         outcome.statuses["no answer"] = missing
     outcome.seconds = seconds
     return outcome
