@@ -91,9 +91,9 @@ def test_what_does_not_arrive_in_time(
     loop.send(sent)
     loop.incoming.expire()
     assert not loop.seen
-    monkeypatch.setattr(incoming, "_READ_TIMEOUT_S", 0)
     assert loop.incoming.drop_oldest(older_than_s=0)
     assert not loop.incoming.drop_oldest(older_than_s=0)
+    monkeypatch.setattr(incoming, "_READ_TIMEOUT_S", 0)
     loop.incoming.add(loop.conn)
     loop.incoming.expire()
     assert loop.seen == [outcome, outcome]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from tests.fuzz.engine import fuzz, instrumented
 
@@ -31,10 +32,15 @@ def one(data: bytes) -> None:
     from handler.errors import ServiceError
     from handler.protocol import parse_body
 
-    wires = [pharia.SemanticRequest, pharia.BatchSemanticRequest, pharia.InstructableRequest, pharia.TokenizeRequest]
+    wires: list[type[Any]] = [
+        pharia.SemanticRequest,
+        pharia.BatchSemanticRequest,
+        pharia.InstructableRequest,
+        pharia.TokenizeRequest,
+    ]
     wire = [*wires, pharia.DetokenizeRequest][(data[0] if data else 0) % 5]
     try:
-        request = parse_body(data[1:], wire)
+        request: Any = parse_body(data[1:], wire)
     except ServiceError as error:
         assert 400 <= error.status < 500
         return

@@ -36,7 +36,8 @@ def request(**content: Any) -> bytes:
 
 def read_answers(connection: socket.socket, count: int) -> list[tuple[int, bytes]]:
     """Read *count* answers, status and body of each; nothing may come behind them."""
-    received, answers = b"", []
+    received = b""
+    answers: list[tuple[int, bytes]] = []
     while len(answers) < count:
         start, end, rest = received.partition(b"\r\n\r\n")
         length = _LENGTH.search(start) if end else None

@@ -34,7 +34,8 @@ class Corpus:
         tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        texts, vectors = [], np.empty((0, 384), dtype=np.float32)
+        texts: list[str] = []
+        vectors = np.empty((0, 384), dtype=np.float32)
         while len(texts) < _COUNT:
             words = [f"{word}{rng.randrange(1000)}" for word in rng.choices(WORDS, k=rng.choice([1, 2, 4, 8, 16, 40]))]
             text = " ".join(words)

@@ -14,7 +14,7 @@ from tests.survival.report import Row
 TIMES = 3
 GOODPUT = 0.9  # of the peak
 HEALTH_S = 0.05
-GROWTH = 1.05  # of memory, second to last quarter
+GROWTH = 0.05  # of memory, second to last quarter
 _CAPACITY_S = 10.0
 _LEVELS = (16, 32, 60)  # clients of the closed loop; four fewer than slots, so that none is refused
 
@@ -24,18 +24,22 @@ def overload(seconds: float) -> list[Row]:
     context = multiprocessing.get_context("spawn")
     with Server() as server, ProcessPoolExecutor(2, mp_context=context) as pool:
         server.wait_ready()
-        pool.submit(closed_loop, server.port, clients=60, seconds=5, seed=0).result()
-        loops = [
-            pool.submit(closed_loop, server.port, clients=clients, seconds=_CAPACITY_S, seed=clients).result()
-            for clients in _LEVELS
-        ]
-        peak = max(loop.goodput for loop in loops)
+
+        def capacity(clients: int, seconds: float = _CAPACITY_S) -> float:
+            return (
+                pool.submit(closed_loop, server.port, clients=clients, seconds=seconds, seed=clients).result().goodput
+            )
+
+        capacity(60, 5)  # warms up
+        peak = max(map(capacity, _LEVELS))
         with Watch(server.worker()) as watch:
             probe = pool.submit(probe_health, server.port, seconds=seconds)
             outcome = pool.submit(open_loop, server.port, rate=TIMES * peak, seconds=seconds, seed=7).result()
             answers, late = probe.result()
+        peak = max(peak, capacity(60))  # again, should the machine have had other things to do before
         lives = server.process.poll() is None and server.embed(input="still here").status_code == 200
-    offered = f"overload: {outcome.sent / seconds:.0f} requests/s offered for {seconds:.0f} s, {peak:.0f}/s is the peak"
+    rate = outcome.sent / seconds
+    offered = f"overload: {rate:.0f} requests/s offered for {seconds:.0f} s, {peak:.0f}/s is the peak without"
     return [
         Row(offered, _told(outcome), lives and set(outcome.statuses) <= {"200", "429", "503"}),
         _goodput(outcome, peak),
@@ -66,6 +70,8 @@ def _health(answers: list[float], late: list[float]) -> Row:
 
 def _memory(watch: Watch) -> Row:
     early, last = watch.mean_rss_mb(0.25, 0.5), watch.mean_rss_mb(0.75, 1)
-    top = max(sample.rss for sample in watch.samples) / 2**20
-    seen = f"{early:.0f} MB in the second quarter, {last:.0f} MB in the last, {top:.0f} MB at most"
-    return Row("overload: memory", seen, last <= GROWTH * early)
+    tenths = ", ".join(f"{watch.mean_rss_mb(tenth / 10, (tenth + 1) / 10):.0f}" for tenth in range(10))
+    seen = (
+        f"{last / early - 1:+.1%} from the second quarter to the last (at most {GROWTH:+.0%}); MB by tenths: {tenths}"
+    )
+    return Row("overload: memory", seen, last <= (1 + GROWTH) * early)
