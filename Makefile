@@ -2,7 +2,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint lock image-check docs-check check-infra bench bench-start bench-prefix bench-read-ahead bench-transfer
+.PHONY: help serve test lint lock image-check docs-check check-infra survive fuzz load load-check bench bench-gpu bench-start \
+	bench-prefix bench-read-ahead bench-transfer audit
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -32,6 +33,13 @@ check-infra: $(VENV)/installed-test $(VENV)/policy/installed ## validate every d
 	$(BIN)/cfn-lint --override-spec infra/lambda/cfn-lint-patch.json template.yaml infra/*/template.yaml
 	$(VENV)/policy/bin/checkov --config-file infra/checkov.yaml
 	$(BIN)/python -m pytest tests/infra
+
+survive: $(VENV)/installed-test ## break the server: overload, soak, faults; 25 minutes, needs libfaketime; ARGS="--overload 60 --soak 120"
+	$(BIN)/python -m tests.survival $(ARGS)
+
+fuzz: $(VENV)/installed-test ## requests by the OpenAPI document, and coverage-guided fuzzing of the parsers; ARGS="--runs 200000"
+	$(BIN)/python -m tests.fuzz.api
+	$(BIN)/python -m tests.fuzz all $(ARGS)
 
 bench: $(VENV)/installed-test $(VENV)/infinity/tried ## this server beside vLLM's own and others; 25 minutes, needs wrk
 	$(BIN)/python -m tests.bench.side_by_side $(ARGS)

@@ -108,6 +108,8 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
         from flask_cors import CORS  # noqa: PLC0415 - only where browsers are let in
 
         CORS(app, origins=list(cors_allow_origins), expose_headers=["x-request-id", "server-timing", "retry-after"])
+    else:  # what the worker refuses has no CORS headers, and a browser could not read it
+        _add_shedding(app, metrics)
     return app
 
 
@@ -267,6 +269,17 @@ def _add_request_log(app: Flask, metrics: Metrics) -> None:
         emit: Callable[..., None] = log.debug if request.endpoint in _PROBES else log.info
         emit("request", extra=fields)
         return response
+
+
+def _add_shedding(app: Flask, metrics: Metrics) -> None:
+    """Count and log what the worker refuses before it gets here."""
+
+    def shed(path: str, request_id: str, error: ServiceError) -> None:
+        metrics.answered(route=path, status=error.status, seconds=0, reason=error.code)
+        fields = {"request_id": request_id, "method": "POST", "route": path, "status": int(error.status)}
+        log.info("request", extra={**fields, "total_ms": 0, "error": error.code})
+
+    app.extensions["shed"] = shed
 
 
 def _request_id(sent: str | None) -> str:

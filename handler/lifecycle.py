@@ -99,6 +99,12 @@ class Lifecycle(Generic[ModelT]):
         with self._changed:
             return self._changed.wait_for(lambda: self._in_flight == 0, timeout_s)
 
+    def overload(self) -> OverloadedError | None:
+        """Return what a request would be refused with for want of a slot, None where one is free."""
+        if self._in_flight < self._slots:
+            return None
+        return OverloadedError(f"all {self._slots} slots are taken; try again")
+
     @contextmanager
     def admit(self) -> Iterator[ModelT]:
         """Hold a slot and hand out the model.
@@ -110,9 +116,8 @@ class Lifecycle(Generic[ModelT]):
             OverloadedError: every slot is taken.
         """
         with self._changed:
-            if self._in_flight >= self._slots:
-                message = f"all {self._slots} slots are taken; try again"
-                raise OverloadedError(message)
+            if (overload := self.overload()) is not None:
+                raise overload
             self._in_flight += 1  # a request that waits for the cold start counts too
         try:
             yield self._await_model()

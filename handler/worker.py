@@ -1,19 +1,22 @@
 """gunicorn's threaded worker, mended where it would fail a public embedding server.
 
 - Bytes of a request are collected in the main loop; a thread is taken only when the request is complete. A slow or
-  silent sender therefore costs memory, of which there is a limit, and never a thread.
+  silent sender therefore costs memory, of which there is a limit, and never a thread. The same holds for slow readers.
+- While every slot is taken the main loop refuses by itself, so that refusing costs little and probes have threads.
+- Where connections or file descriptors run out, those that do nothing make room.
 - On SIGTERM connections are still accepted and answered 503 while admitted requests finish; then the socket closes.
 Source: gunicorn 27.0.1, gunicorn/workers/gthread.py.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import resource
 import selectors
 import socket
 import time
-from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -21,27 +24,24 @@ from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
-from handler.connections import NO_SNIFFING, ClientSocket, Connection
-from handler.errors import (
-    HeadTooLargeError,
-    InternalError,
-    InvalidRequestError,
-    OverloadedError,
-    ServiceError,
-    SlowRequestError,
-)
+from handler.connections import ClientSocket, Connection
+from handler.errors import HeadTooLargeError, InternalError, InvalidRequestError, OverloadedError, ServiceError
+from handler.incoming import Incoming
 from handler.lifecycle import Lifecycle
 from handler.logs import where
+from handler.outgoing import Lingering, Outgoing
+from handler.refusals import asks_to_close, refusal, request_id, sheddable_path
 
 SPARE_THREADS = 16  # beyond the slots: health, models, and errors while every slot is taken
+_PROBE_THREADS = 8  # of the spare ones, never taken by requests for embeddings
 
 log = logging.getLogger(__name__)
 
-_READ_TIMEOUT_S = 60.0  # for the whole of a request
 _SILENT_LINGER_S = 0.5  # in a drain, for the first byte on a new connection
-_LINGER_S = 2.0  # for the client to close after the last answer on a connection
 _NOTIFY_S = 1.0
-_BUFFERED_BYTES = 512 * 2**20  # of all requests that are still being received
+_PATIENCE_S = 1.0  # a connection younger than that is about to send its request
+_NO_ROOM_S = 0.05  # until accepting is tried again where the system has refused
+_DESCRIPTORS = 8192  # four for each connection, where the system lets us
 
 
 class ErrorLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
@@ -56,9 +56,9 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Count what is buffered over all connections."""
         super().__init__(*args, **kwargs)
-        self._buffered = 0  # bytes
-        self._lingering: deque[Connection] = deque()
+        self._embedding = 0  # requests for embeddings that are with threads
         self._notified = 0.0
+        self._accept_from = 0.0  # when the system, having refused a connection, is asked again
 
     @property
     def _lifecycle(self) -> Lifecycle[Any]:
@@ -71,6 +71,10 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             client, address = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
+        except OSError as exc:  # no descriptor or no memory is left: whoever waits in the backlog stays there
+            self._accept_from = time.monotonic() + _NO_ROOM_S
+            log.warning("connection_not_accepted", extra={"error": exc.strerror, "connections": self.nr_conns})
+            return
         self.nr_conns += 1
         conn = Connection(
             self.cfg,
@@ -78,68 +82,55 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             address,
             listener.getsockname(),
             limit=self.wsgi.config["MAX_CONTENT_LENGTH"],
-            linger=self._linger,
+            linger=self._lingering.add,
         )
-        self._wait_for(conn)
+        self._incoming.add(conn)
 
     def on_client_socket_readable(self, conn: Connection, client: ClientSocket) -> None:
         """Receive the next request of a kept-alive connection, most often at once."""
         self.poller.unregister(client)
         self.keepalived_conns.remove(conn)
-        self._on_bytes(conn, client)
+        self._incoming.receive(conn, client)
 
-    def _wait_for(self, conn: Connection) -> None:
-        """Wait for a request, or for the rest of one."""
-        conn.timeout = time.monotonic() + _READ_TIMEOUT_S
-        conn.waiting = True
-        self.pending_conns.append(conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_bytes, conn))
+    def _hand_on(self, conn: Connection) -> None:
+        """Give a complete request to a thread, unless it would find no slot."""
+        path = sheddable_path(conn.received)
+        if path is not None and (error := self._busy()) is not None and not conn.frame.cut_short:
+            shed = self.wsgi.extensions.get("shed")  # absent where answers need headers of the application's
+            if shed is not None:
+                self._shed(conn, partial(shed, path), error)
+                return
+        conn.embeds = path is not None
+        self._embedding += conn.embeds
+        conn.take_request()
+        self.enqueue_req(conn)
 
-    def _on_bytes(self, conn: Connection, client: ClientSocket) -> None:
+    def _busy(self) -> OverloadedError | None:
+        """Say why a request for embeddings cannot be taken now; probes have threads whatever comes."""
+        if self._embedding >= self.cfg.threads - _PROBE_THREADS:
+            return OverloadedError("too many requests are being answered; try again")
+        return self._lifecycle.overload()
+
+    def _shed(self, conn: Connection, note: Callable[[str, ServiceError], None], error: OverloadedError) -> None:
+        """Refuse without a thread, and *note* it; the connection goes on."""
+        told, closes = request_id(conn.received), asks_to_close(conn.received)
+        conn.take_request()
+        note(told, error)
+        conn.sock.unsent.append(memoryview(refusal(error, close=closes, x_request_id=told)))
         try:
-            data = client.recv_now()
+            conn.sock.send_now()
         except OSError:
-            data = b""
-        if data == b"":
-            self._drop(conn)
-            return
-        conn.received += data or b""
-        self._buffered += len(data or b"")
-        if conn.is_complete():
-            self._forget(conn)
-            conn.data_ready = True
-            self.enqueue_req(conn)
-        elif conn.head_is_too_large:
-            self._refuse(conn, HeadTooLargeError("the headers are too long together"))
-        elif self._buffered > _BUFFERED_BYTES:
-            self._refuse(conn, OverloadedError("too many requests are being received; try again"))
-        else:
-            if not conn.waiting:
-                self._wait_for(conn)
-            if conn.expects_continue:
-                conn.expects_continue = False
-                client.send(b"HTTP/1.1 100 Continue\r\n\r\n", socket.MSG_DONTWAIT)
-
-    def _drop(self, conn: Connection) -> None:
-        """Close *conn*, of which nothing is wanted any more."""
-        self._forget(conn)
-        conn.close()
-        self.nr_conns -= 1
-
-    def _forget(self, conn: Connection) -> None:
-        """Take *conn* out of the receiving state."""
-        if conn.waiting:
-            conn.waiting = False
-            self.poller.unregister(conn.sock)
-            self.pending_conns.remove(conn)
-        self._buffered -= len(conn.received)
+            closes = True
+        self._finish(conn, kept=not closes)
 
     def _refuse(self, conn: Connection, error: ServiceError) -> None:
         """Answer without a thread and close."""
-        self._forget(conn)
-        _send(conn.sock, error)
-        conn.close(graceful=True)
+        conn.sock.try_send(refusal(error))
+        self._close(conn, graceful=True)
+
+    def _close(self, conn: Connection, *, graceful: bool = False) -> None:
         self.nr_conns -= 1
+        conn.close(graceful=graceful)
 
     def handle(self, conn: Connection) -> Any:
         """Handle one request, in a thread."""
@@ -150,36 +141,41 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             return False
         return kept
 
-    def _linger(self, conn: Connection) -> None:
-        """Close for writing, and wholly when the client has closed too; until then what it still sends is dropped.
+    def handle_request(self, req: Any, conn: Connection) -> Any:
+        """Close after a request whose body was not received: what comes next is that body."""
+        if conn.cut_short:
+            req.force_close()
+        return super().handle_request(req, conn)
 
-        Were it closed with bytes unread, the kernel would reset the connection and the client might lose its answer.
-        """
-        try:
-            conn.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            conn.close()
-            return
-        conn.timeout = time.monotonic() + _LINGER_S
-        self._lingering.append(conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_leftover, conn))
+    def _keepalive_after(self, conn: Connection, keepalive: Any) -> bool:  # noqa: ARG002 - gunicorn's signature
+        """Keep the connection as the answer said; what is left of the body lies in memory and is dropped there."""
+        return bool(keepalive)
 
-    def _on_leftover(self, conn: Connection, client: ClientSocket) -> None:
-        try:
-            data = client.recv_now()
-        except OSError:
-            data = b""
-        if data == b"":
-            self._end(conn)
+    def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
+        """Go on with a connection whose request a thread has handled; called in the main loop."""
+        self._embedding -= conn.embeds
+        self._finish(conn, kept=not fs.cancelled() and fs.exception() is None and bool(fs.result()))
 
-    def _end(self, conn: Connection) -> None:
-        self.poller.unregister(conn.sock)
-        self._lingering.remove(conn)
-        conn.close()
+    def _finish(self, conn: Connection, *, kept: bool) -> None:
+        """Write the rest of the answer, then wait for the next request or close."""
+        conn.kept = kept
+        if conn.sock.unsent and conn.sock.fileno() >= 0:
+            self._outgoing.add(conn)
+        else:
+            self._answered(conn, whole=True)
 
-    def _end_lingering(self) -> None:
-        while self._lingering and self._lingering[0].timeout <= time.monotonic():
-            self._end(self._lingering[0])
+    def _answered(self, conn: Connection, *, whole: bool) -> None:
+        if not (whole and conn.kept):
+            self._close(conn, graceful=whole)
+        elif conn.received:  # the next request, or its beginning; by the queue, for there may be hundreds
+            self.method_queue.defer(self._incoming.advance, conn)
+        else:
+            conn.set_timeout()
+            if not self.alive:
+                conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
+            self.keepalived_conns.append(conn)
+            on_readable = partial(self.on_client_socket_readable, conn)
+            self.poller.register(conn.sock, selectors.EVENT_READ, on_readable)
 
     def notify(self) -> None:
         """Tell the master of being alive, once a second instead of for every event."""
@@ -188,37 +184,25 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             self._notified = now
             super().notify()
 
-    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:  # noqa: ARG002 - gunicorn's
+    def handle_error(self, req: Any, client: ClientSocket, addr: Any, exc: Exception) -> None:  # noqa: ARG002 - gunicorn's
         """Answer what gunicorn cannot parse in the envelope; its own line in the log would quote headers."""
         name = type(exc).__name__
+        error: ServiceError
         if isinstance(exc, LimitRequestLine | LimitRequestHeaders):
-            _send(client, HeadTooLargeError("the request line or a header is too long, or there are too many headers"))
+            error = HeadTooLargeError("the request line or a header is too long, or there are too many headers")
         elif isinstance(exc, ParseException):
-            _send(client, InvalidRequestError(f"this is not HTTP that can be read ({name})"))
+            error = InvalidRequestError(f"this is not HTTP that can be read ({name})")
         else:
             log.error("connection_failed", extra={"error": name, "where": where(exc)})
-            _send(client, InternalError("something broke on our side; the log has the details"))
-
-    def murder_pending(self) -> None:
-        """Close connections whose request did not arrive in time."""
-        now = time.monotonic()
-        for conn in [conn for conn in self.pending_conns if conn.timeout <= now]:
-            if conn.received:
-                self._refuse(conn, SlowRequestError("the request did not arrive in time"))
-            else:
-                self._drop(conn)
-
-    def _cap_silent(self) -> None:
-        """Wait a moment only for connections on which nothing has come.
-
-        A client that has just connected is about to send; nobody waits on those that load balancers open ahead.
-        """
-        for conn in self.pending_conns:
-            if not conn.received:
-                conn.timeout = min(conn.timeout, time.monotonic() + _SILENT_LINGER_S)
+            error = InternalError("something broke on our side; the log has the details")
+        client.try_send(refusal(error))
 
     def run(self) -> None:
         """Serve until told to stop, then drain."""
+        _raise_descriptor_limit()
+        self._incoming = Incoming(self.poller, whole=self._hand_on, refuse=self._refuse, gone=self._close)
+        self._outgoing = Outgoing(self.poller, lambda conn, whole: self._answered(conn, whole=whole))
+        self._lingering = Lingering(self.poller)
         self.poller.register(self.method_queue.fileno(), selectors.EVENT_READ, self.method_queue.run_callbacks)
         self.set_accept_enabled(True)
         while self.alive and self.is_parent_alive():
@@ -228,11 +212,30 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     def _turn(self, timeout_s: float) -> None:
         """One round of the main loop."""
         self.notify()
-        self.set_accept_enabled(self.nr_conns < self.worker_connections)
-        self.wait_for_and_dispatch_events(timeout=timeout_s)
+        refused = self._accept_from > time.monotonic()
+        self.set_accept_enabled(self.nr_conns < self.worker_connections and not refused)
+        self.wait_for_and_dispatch_events(timeout=_NO_ROOM_S if refused else timeout_s)
+        self._expire()
+        if self.nr_conns >= self.worker_connections or self._accept_from > time.monotonic():
+            self._make_room()
+
+    def _expire(self) -> None:
+        """Close what has had its time."""
         self.murder_keepalived()
-        self.murder_pending()
-        self._end_lingering()
+        self._incoming.expire()
+        self._outgoing.expire()
+        self._lingering.expire()
+
+    def _make_room(self) -> None:
+        """Close one connection that does nothing: a slow sender's, an idle one, at last a slow reader's."""
+        if self._incoming.drop_oldest(older_than_s=_PATIENCE_S):
+            return
+        if self.keepalived_conns:
+            conn = self.keepalived_conns.popleft()
+            self.poller.unregister(conn.sock)
+            self._close(conn)
+        elif not self._incoming.drop_oldest(older_than_s=0) and self._outgoing:
+            self._outgoing.drop_oldest()
 
     def _drain(self) -> None:
         """Finish what was admitted, answer the rest 503, close.
@@ -253,13 +256,11 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self.set_accept_enabled(False)
         for listener in self.sockets:
             listener.close()
-        self._cap_silent()
+        self._incoming.cap_silent(_SILENT_LINGER_S)
         while (self.nr_conns or self._lingering) and time.monotonic() < deadline:
             self.notify()
             self.wait_for_and_dispatch_events(timeout=0.05)
-            self.murder_keepalived()
-            self.murder_pending()
-            self._end_lingering()
+            self._expire()
         log.info("stopped", extra={"unanswered": lifecycle.in_flight, "drain_s": round(time.monotonic() - begin, 3)})
 
     def _accept_backlog(self, listener: socket.socket) -> None:
@@ -269,19 +270,9 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             self.accept(listener)
 
 
-def _send(client: socket.socket, error: ServiceError) -> None:
-    """Write *error* as a whole response, for what never reaches the application."""
-    told = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    body = json.dumps({"error": told})
-    head = [
-        f"HTTP/1.1 {error.status.value} {error.status.phrase}",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-        *([f"Retry-After: {error.retry_after}"] if error.retry_after is not None else []),
-        "Connection: close",
-        NO_SNIFFING.decode(),
-    ]
-    try:
-        client.send("\r\n".join([*head, body]).encode(), socket.MSG_DONTWAIT)  # may be the main loop's
-    except OSError as exc:
-        log.debug("refusal_not_sent", extra={"error": type(exc).__name__})
+def _raise_descriptor_limit() -> None:
+    """Use what the system allows: each connection is a descriptor, and some limit processes to 1024 unasked."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

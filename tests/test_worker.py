@@ -68,6 +68,96 @@ def test_silent_and_slow_senders_hold_no_thread(server: Server) -> None:
         connection.close()
 
 
+def assert_quick(server: Server) -> None:
+    """Whatever other clients do, this one is served."""
+    for _ in range(10):
+        begin = time.monotonic()
+        with connect(server, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        assert time.monotonic() - begin < 2
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        head(b"Content-Length: 1") + b"1" + b"POST / HTTP/1.1\r\nHost: x\r\n",
+        head(b"Content-Length: 1") + b"1" + head(b"Content-Length: 100") + b"half",
+        head(b"Content-Length: 104857600"),
+        head(b"Content-Length: 0000000000000000100") + b"half",
+        head(b"Transfer-Encoding: chunked") + b"100\r\n0\r\n\r\n",
+        head(b"Transfer-Encoding: gzip, chunked"),
+        b"\r\n\r\n" + head(b"Content-Length: 1"),
+    ],
+    ids=["next-head", "next-body", "over-limit", "zeros", "false-end", "unknown-coding", "empty-lines"],
+)
+def test_no_half_request_holds_a_thread(server: Server, data: bytes) -> None:
+    """Forty of each: more of them is waited for in the main loop, or they are refused."""
+    begun = [connect(server, data) for _ in range(40)]
+    time.sleep(0.2)
+    assert_quick(server)
+    for connection in begun:
+        connection.close()
+
+
+def test_readers_that_take_nothing_hold_no_thread(server: Server) -> None:
+    """Thirty answers of 3 MB lie about; each arrives whole once its client reads."""
+    request = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
+    lazy = []
+    for _ in range(30):
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(request)
+        lazy.append(connection)
+    time.sleep(0.5)
+    assert_quick(server)
+    for connection in lazy[10:]:
+        connection.close()
+    assert_quick(server)
+    for connection in lazy[:10]:
+        connection.sendall(request)  # the connection goes on after a slow answer
+        assert answer(connection).count(LARGE) == 2
+
+
+def test_a_client_that_has_said_all_it_will_say(server: Server) -> None:
+    """Half-closed after the request: the answer still comes."""
+    for data in (head(b"Content-Length: 3") + b"abc", head(b"Transfer-Encoding: chunked") + b"3\r\nabc\r\n0\r\n\r\n"):
+        connection = connect(server, data)
+        connection.shutdown(socket.SHUT_WR)
+        assert answer(connection).endswith(b"\r\n\r\n3")
+
+
+def test_a_malformed_chunk_is_the_clients_mistake(server: Server) -> None:
+    """400 in the envelope, and a body that grows over the limit is 413, both before any thread."""
+    big = b"40000\r\n" + b"x" * 0x40000 + b"\r\n"
+    for body, status in ((b"5\r\nabc\r\n0\r\n\r\n", 400), (b"zz\r\n", 400), (big * 6, 413)):
+        line, _, told = answer(connect(server, head(b"Transfer-Encoding: chunked") + body)).partition(b"\r\n\r\n")
+        assert int(line.split()[1]) == status
+        assert set(json.loads(told)["error"]) == {"message", "type", "param", "code"}
+
+
+def test_hundreds_of_requests_in_one_packet(server: Server) -> None:
+    """Each is answered, in order, on one connection."""
+    sizes = [index % 5 for index in range(500)]
+    connection = connect(server, b"".join(head(b"Content-Length: %d" % size) + b"x" * size for size in sizes))
+    bodies = [part.partition(b"\r\n\r\n")[2] for part in answer(connection).split(b"HTTP/1.1 200 OK")[1:]]
+    assert bodies == [str(size).encode() for size in sizes]
+
+
+@pytest.mark.parametrize("limit", [{"DESCRIPTORS": "60"}, {"CONNECTIONS": "60"}], ids=["descriptors", "connections"])
+def test_more_connections_than_there_is_room_for(limit: dict[str, str]) -> None:
+    """Those that have sent nothing make room, and the server lives."""
+    with Server(module="tests.worker_app", **limit) as server:
+        wait_alive(server)
+        silent = [connect(server) for _ in range(100)]
+        time.sleep(1.2)
+        with httpx.Client(timeout=20) as client:
+            assert client.post(server.url, content=b"abc").text == "3"
+        for connection in silent:
+            connection.close()
+        assert_quick(server)
+
+
 def test_a_request_in_many_pieces(server: Server) -> None:
     """Bytes are put together whatever their boundaries."""
     connection = connect(server)

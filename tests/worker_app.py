@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import time
 
@@ -51,8 +52,11 @@ def create_app() -> Flask:
 if __name__ == "__main__":
     from gunicorn.app.wsgiapp import run
 
+    if descriptors := int(os.environ.get("DESCRIPTORS", "0")):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
     sys.argv = [
         *("gunicorn", "--bind", f"127.0.0.1:{os.environ['PORT']}", "--threads", "4", "--graceful-timeout", "8"),
+        *("--worker-connections", os.environ.get("CONNECTIONS", "2048")),
         *("--worker-class", "handler.worker.EmbeddingWorker", "--no-control-socket", "tests.worker_app:create_app()"),
     ]
     run()

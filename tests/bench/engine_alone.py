@@ -24,7 +24,7 @@ def main() -> None:
 
     model, tokens = sys.argv[1], int(sys.argv[2])
     llm = LLM(model, runner="pooling", dtype="float32", enforce_eager=True, kv_cache_memory_bytes=1 << 30)
-    chance = random.Random(os.getpid())  # noqa: S311 - words, not secrets
+    chance = random.Random(os.getpid())
     done, begin = 0, time.monotonic()
     for count in range(10_000):
         texts = [" ".join([str(chance.random())[2:8], *chance.choices(WORDS, k=tokens - 1)]) for _ in range(_BATCH)]

@@ -1,0 +1,118 @@
+"""What is left to do with connections once their request is answered: the rest of the answer, and the end.
+
+A client that reads slowly costs no thread: the main loop writes when the kernel has room. It gets a time for the whole
+answer, and all of them together a number of bytes. Used by the main loop only.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+
+from handler.connections import ClientSocket, Connection
+
+_TAKE_S = 120.0  # for a client to take the whole of an answer
+_UNSENT_BYTES = 512 * 2**20  # of all answers that are being written
+_LINGER_S = 2.0  # for the client to close after the last answer on a connection, or to go on sending
+_LONGEST_LINGER_S = 30.0
+
+
+class Outgoing:
+    """Answers that clients have not taken yet, oldest first."""
+
+    def __init__(self, poller: selectors.BaseSelector, done: Callable[[Connection, bool], None]) -> None:
+        """Write through *poller*; *done* gets each connection and whether its answer went out whole."""
+        self._poller = poller
+        self._done = done
+        self._waiting: dict[Connection, tuple[float, int]] = {}  # -> when it is given up, bytes
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        """How many clients have not taken their answer."""
+        return len(self._waiting)
+
+    def add(self, conn: Connection) -> None:
+        """Write what *conn* has unsent as its client reads; the oldest make room where it is too much."""
+        size = sum(map(len, conn.sock.unsent))
+        self._waiting[conn] = (time.monotonic() + _TAKE_S, size)
+        self._bytes += size
+        self._poller.register(conn.sock, selectors.EVENT_WRITE, partial(self._on_writable, conn))
+
+    def _on_writable(self, conn: Connection, client: ClientSocket) -> None:
+        try:
+            if not client.send_now():
+                return
+        except OSError:
+            self._end(conn, whole=False)
+        else:
+            self._end(conn, whole=True)
+
+    def _end(self, conn: Connection, *, whole: bool) -> None:
+        _, size = self._waiting.pop(conn)
+        self._bytes -= size
+        self._poller.unregister(conn.sock)
+        conn.sock.unsent.clear()
+        self._done(conn, whole)
+
+    def drop_oldest(self) -> None:
+        """Give up the client that has had the most time."""
+        self._end(next(iter(self._waiting)), whole=False)
+
+    def expire(self) -> None:
+        """Give up clients whose time is over, and the oldest while the answers are too many bytes."""
+        now = time.monotonic()
+        while self._waiting and (self._bytes > _UNSENT_BYTES or next(iter(self._waiting.values()))[0] <= now):
+            self.drop_oldest()
+
+
+class Lingering:
+    """Connections closed for writing, whose clients have not closed yet; what they still send is dropped.
+
+    Were they closed with bytes unread, the kernel would reset them and clients might lose their answers.
+    """
+
+    def __init__(self, poller: selectors.BaseSelector) -> None:
+        """Listen through *poller*."""
+        self._poller = poller
+        self._latest: dict[Connection, float] = {}  # -> when it ends whatever the client does
+
+    def __len__(self) -> int:
+        """How many connections are left."""
+        return len(self._latest)
+
+    def add(self, conn: Connection) -> None:
+        """Close for writing, and wholly when the client has closed too or is silent for a while."""
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            conn.close()
+            return
+        now = time.monotonic()
+        conn.timeout = now + _LINGER_S
+        self._latest[conn] = now + _LONGEST_LINGER_S
+        self._poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_leftover, conn))
+
+    def _on_leftover(self, conn: Connection, client: ClientSocket) -> None:
+        try:
+            data = client.recv_now()
+        except OSError:
+            data = b""
+        if data == b"":
+            self._end(conn)
+        elif data:
+            conn.timeout = min(time.monotonic() + _LINGER_S, self._latest[conn])
+
+    def _end(self, conn: Connection) -> None:
+        del self._latest[conn]
+        self._poller.unregister(conn.sock)
+        conn.close()
+
+    def expire(self) -> None:
+        """Close those whose time is over."""
+        if self._latest:
+            now = time.monotonic()
+            for conn in [conn for conn in self._latest if conn.timeout <= now]:
+                self._end(conn)

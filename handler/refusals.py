@@ -1,0 +1,56 @@
+"""Whole answers for requests that never reach the application: what cannot be read, and what there is no room for.
+
+While every slot is taken, most of what comes is refused. Were it parsed, routed and answered by a thread each, refusing
+would take the time that embedding needs; here it costs the main loop some microseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+
+from handler.errors import ServiceError
+
+_BUSY_PATHS = {b"/v1/embeddings", b"/embeddings", b"/invocations"}  # whose errors have the envelope below
+_LINE = re.compile(rb"POST ([^ ?\r\n]{1,64})(?:\?[^ \r\n]*)? HTTP/1\.1\r\n")
+_REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([\x20-\x7e]{1,128}?)[ \t]*\r\n", re.IGNORECASE)
+_CLOSE = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n", re.IGNORECASE)
+_HEAD_BYTES = 4096  # of a request's beginning that are looked at
+
+
+def sheddable_path(received: bytearray) -> str | None:
+    """Return the path of a request for embeddings, None where the answer would look different."""
+    line = _LINE.match(received)
+    return line[1].decode() if line and line[1] in _BUSY_PATHS else None
+
+
+def request_id(received: bytearray) -> str:
+    """Return the client's own id of the request, or make one."""
+    found = _REQUEST_ID.search(_head(received))
+    return found[1].decode() if found else f"req-{uuid.uuid4().hex}"
+
+
+def asks_to_close(received: bytearray) -> bool:
+    """Whether the client wants the connection closed after the answer."""
+    return _CLOSE.search(_head(received)) is not None
+
+
+def _head(received: bytearray) -> bytes:
+    return bytes(received[:_HEAD_BYTES]).partition(b"\r\n\r\n")[0] + b"\r\n"
+
+
+def refusal(error: ServiceError, *, close: bool = True, **headers: str) -> bytes:
+    """Write *error* as a whole response; underscores in the names of *headers* are hyphens."""
+    told = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    body = json.dumps({"error": told})
+    head = [
+        f"HTTP/1.1 {error.status.value} {error.status.phrase}",
+        "Content-Type: application/json",
+        "X-Content-Type-Options: nosniff",
+        f"Content-Length: {len(body)}",
+        *([f"Retry-After: {error.retry_after}"] if error.retry_after is not None else []),
+        *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
+        f"Connection: {'close' if close else 'keep-alive'}",
+    ]
+    return "\r\n".join([*head, "", body]).encode()

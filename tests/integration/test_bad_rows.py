@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+
+from tests.integration.faulty_server import NOT_A_NUMBER
+from tests.server import Server
+
+ROUNDS = 40
+
+
+def test_a_row_that_is_not_a_number(record_property: Callable[[str, object], None]) -> None:
+    """500 for the request that it belongs to, never null; whoever shares its batch gets the right vectors."""
+    with Server(module="tests.integration.faulty_server") as server, ThreadPoolExecutor(8) as clients:
+        server.wait_ready()
+        texts = [f"text number {index}" for index in range(8)]
+        expected = server.embed(input=texts).json()["data"]
+
+        def ask(index: int) -> httpx.Response:
+            if index % 4 == 0:
+                return server.embed(input=[NOT_A_NUMBER, [101, 102]])
+            return server.embed(input=texts[index % 8])
+
+        responses = list(clients.map(ask, range(4 * ROUNDS)))
+        assert server.status("/ready") == 200
+    worst = 1.0
+    for index, response in enumerate(responses):
+        assert b"null" not in response.content.replace(b'"param":null', b"").replace(b'"code":null', b"")
+        if index % 4 == 0:
+            assert (response.status_code, response.json()["error"]["type"]) == (500, "server_error")
+        else:
+            cosine = np.dot(response.json()["data"][0]["embedding"], expected[index % 8]["embedding"])
+            worst = min(worst, float(cosine))
+    assert worst > 0.9999
+    record_property("what", "NaN in one text's vector while others share its batch")
+    record_property("figure", f"{ROUNDS} such requests 500, {3 * ROUNDS} beside them 200, lowest cosine {worst:.6f}")

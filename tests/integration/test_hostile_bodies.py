@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.integration.raw import head, raw
+from tests.server import Server
+
+Record = Callable[[str, object], None]
+DEEP = 100_000
+
+REFUSED = {
+    "deep arrays": b"[" * DEEP,
+    "deep arrays, closed": b"[" * DEEP + b"]" * DEEP,
+    "deep objects": b'{"a":' * DEEP + b"1" + b"}" * DEEP,
+    "deep in input": b'{"input":' + b"[" * DEEP + b"]" * DEEP + b"}",
+    "deep in an unknown field": b'{"input":"a","x":' + b"[" * DEEP + b"]" * DEEP + b"}",
+    "invalid UTF-8": b'{"input":"\xff\xfe"}',
+    "a NUL byte in a string": b'{"input":"a\0b"}',
+    "a NUL byte behind the body": b'{"input":"a"}\0',
+    "a lone surrogate": b'{"input":"\\ud800"}',
+    "two surrogates the wrong way round": b'{"input":"\\udc00\\ud800"}',
+    "1e999": b'{"input":"a","dimensions":1e999}',
+    "-1e999": b'{"input":"a","priority":-1e999}',
+    "NaN": b'{"input":"a","dimensions":NaN}',
+    "Infinity": b'{"input":"a","priority":Infinity}',
+    "an integer of 10 000 digits": b'{"input":"a","priority":' + b"9" * 10_000 + b"}",
+    "token ids of 100 digits": b'{"input":[[' + b"9" * 100 + b"]]}",
+    "a byte order mark": b'\xef\xbb\xbf{"input":"a"}',
+    "UTF-16": json.dumps({"input": "a"}).encode("utf-16"),
+}
+
+
+def post(server: Server, body: bytes) -> httpx.Response:
+    """Send *body* as it is."""
+    return httpx.post(
+        f"{server.url}/v1/embeddings", content=body, headers={"Authorization": "Bearer test-key"}, timeout=120
+    )
+
+
+@contextmanager
+def peak_growth(server: Server) -> Iterator[Callable[[], float]]:
+    """Say how many MB more than before the worker has held at most."""
+    worker, stop = server.worker(), threading.Event()
+    before = worker.memory_info().rss
+    seen = [before]
+
+    def look() -> None:
+        while not stop.wait(0.02):
+            seen.append(worker.memory_info().rss)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield lambda: (max(seen) - before) / 2**20
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("body", REFUSED.values(), ids=REFUSED)
+def test_json_that_is_none_or_means_nothing(minilm: Server, body: bytes) -> None:
+    """400 in the envelope, at once."""
+    begin = time.monotonic()
+    response = post(minilm, body)
+    assert time.monotonic() - begin < 5
+    assert response.status_code == 400
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_of_two_equal_keys_the_last_counts(minilm: Server) -> None:
+    """As in nearly every JSON parser, so that no proxy and we read it differently."""
+    twice = post(minilm, b'{"input":"first","input":"second"}').json()["data"][0]["embedding"]
+    second = minilm.embed(input="second").json()["data"][0]["embedding"]
+    assert np.dot(twice, second) > 0.9999
+
+
+def test_strange_texts_are_texts(minilm: Server) -> None:
+    """Escaped NUL, a valid pair of surrogates, every control character."""
+    controls = "".join(map(chr, range(32)))
+    assert minilm.embed(input=["\0", "\U0001f642", controls, "\ufffe\uffff"]).status_code == 200
+
+
+HUGE: dict[str, tuple[dict[str, Any], int]] = {
+    "one string of 10 MB": ({"input": "word " * 2_000_000}, 400),
+    "one string of 10 MB without a space": ({"input": "x" * 10_000_000}, 400),
+    "one string of 10 MB, cut": ({"input": "word " * 2_000_000, "truncate_prompt_tokens": -1}, 200),
+    "a list of 1e6 token ids": ({"input": [7] * 1_000_000}, 400),
+    "1e6 lists of one token id": ({"input": [[7]] * 1_000_000}, 400),
+    "1e6 texts": ({"input": ["a"] * 1_000_000}, 400),
+}
+
+
+@pytest.mark.parametrize("what", HUGE)
+def test_huge_but_allowed_bodies(minilm: Server, what: str, record_property: Record) -> None:
+    """Answered in bounded time and memory, and others are served meanwhile."""
+    content, status = HUGE[what]
+    body = json.dumps(content).encode()
+    waits: list[float] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=60) as client:
+            while not done.wait(0.02):
+                begin = time.monotonic()
+                assert client.get(f"{minilm.url}/health").status_code == 200
+                waits.append(time.monotonic() - begin)
+
+    other = threading.Thread(target=ask)
+    other.start()
+    begin = time.monotonic()
+    try:
+        with peak_growth(minilm) as growth:
+            response = post(minilm, body)
+    finally:
+        done.set()
+        other.join()
+    seconds = time.monotonic() - begin
+    assert response.status_code == status, response.text
+    assert seconds < 60
+    assert growth() < 2000
+    assert max(waits, default=0) < 5
+    record_property("what", what)
+    waited_ms = 1000 * max(waits)
+    figure = f"{status} after {seconds:.2f} s, at most {growth():.0f} MB; /health meanwhile {waited_ms:.0f} ms at most"
+    record_property("figure", figure)
+
+
+@pytest.mark.parametrize("how", ["Content-Length", "chunked"])
+def test_a_body_of_100_mb(minilm: Server, how: str, record_property: Record) -> None:
+    """413, though the client sends all of it before it listens, and no more than the limit is kept."""
+    piece = b"x" * (1 << 20)
+    with peak_growth(minilm) as growth, raw(minilm) as connection:
+        if how == "chunked":
+            connection.sendall(head("Transfer-Encoding: chunked"))
+            piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+        else:
+            connection.sendall(head(f"Content-Length: {100 << 20}"))
+        for _ in range(100):
+            connection.sendall(piece)
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert growth() < 150
+    assert minilm.embed(input="still here").status_code == 200
+    record_property("what", f"a body of 100 MB, {how}")
+    record_property("figure", f"413, at most {growth():.0f} MB held")

@@ -1,0 +1,35 @@
+"""Break the real server in every way we know, and print what was seen: `python -m tests.survival`, exit 1 on any no."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from tests.survival.faults import faults
+from tests.survival.overload import overload
+from tests.survival.report import table
+from tests.survival.soak import soak
+
+
+def main() -> None:
+    """Run faults, soak and overload; a duration of 0 leaves one out."""
+    parser = argparse.ArgumentParser(prog="python -m tests.survival", description=__doc__)
+    parser.add_argument("--overload", type=float, default=300, help="seconds at three times the capacity")
+    parser.add_argument("--soak", type=float, default=900, help="seconds of the mixed trace")
+    parser.add_argument("--no-faults", action="store_true", help="leave the faults out")
+    arguments = parser.parse_args()
+    rows = []
+    if arguments.overload:
+        rows += overload(arguments.overload)
+    if arguments.soak:
+        rows += soak(arguments.soak)
+    if not arguments.no_faults:
+        rows += faults()
+    print(time.strftime("%Y-%m-%d"), table(rows), sep="\n\n")
+    if not all(row.survived for row in rows):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

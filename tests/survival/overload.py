@@ -1,0 +1,77 @@
+"""Three times as many requests as the server can answer, for minutes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+
+from tests.server import Server
+from tests.survival.load import Outcome, Watch, closed_loop, open_loop, probe_health
+from tests.survival.report import Row
+
+TIMES = 3
+GOODPUT = 0.9  # of the peak
+HEALTH_S = 0.05
+GROWTH = 0.05  # of memory, second to last quarter
+_CAPACITY_S = 10.0
+_LEVELS = (16, 32, 60)  # clients of the closed loop; four fewer than slots, so that none is refused
+
+
+def overload(seconds: float) -> list[Row]:
+    """Find the capacity, offer three times as much for *seconds*, and look at everything that may go wrong."""
+    context = multiprocessing.get_context("spawn")
+    with Server() as server, ProcessPoolExecutor(2, mp_context=context) as pool:
+        server.wait_ready()
+
+        def capacity(clients: int, seconds: float = _CAPACITY_S) -> float:
+            return (
+                pool.submit(closed_loop, server.port, clients=clients, seconds=seconds, seed=clients).result().goodput
+            )
+
+        capacity(60, 5)  # warms up
+        peak = max(map(capacity, _LEVELS))
+        with Watch(server.worker()) as watch:
+            probe = pool.submit(probe_health, server.port, seconds=seconds)
+            outcome = pool.submit(open_loop, server.port, rate=TIMES * peak, seconds=seconds, seed=7).result()
+            answers, late = probe.result()
+        peak = max(peak, capacity(60))  # again, should the machine have had other things to do before
+        lives = server.process.poll() is None and server.embed(input="still here").status_code == 200
+    rate = outcome.sent / seconds
+    offered = f"overload: {rate:.0f} requests/s offered for {seconds:.0f} s, {peak:.0f}/s is the peak without"
+    return [
+        Row(offered, _told(outcome), lives and set(outcome.statuses) <= {"200", "429", "503"}),
+        _goodput(outcome, peak),
+        _health(answers, late),
+        _memory(watch),
+    ]
+
+
+def _told(outcome: Outcome) -> str:
+    counts = ", ".join(f"{count} x {status}" for status, count in sorted(outcome.statuses.items()))
+    return f"{counts}; every 429 and 503 with Retry-After; the client took {outcome.cpu_share:.2f} of a core"
+
+
+def _goodput(outcome: Outcome, peak: float) -> Row:
+    good = outcome.in_time / outcome.seconds
+    seen = f"{good:.0f}/s answered 200, {good / peak:.0%} of the peak (at least {GOODPUT:.0%})"
+    return Row("overload: goodput", seen, good >= GOODPUT * peak)
+
+
+def _health(answers: list[float], late: list[float]) -> Row:
+    p50, p99 = np.quantile(answers, [0.5, 0.99])
+    seen = (
+        f"{len(answers)} probes: p50 {1000 * p50:.1f} ms, p99 {1000 * p99:.1f} ms (at most {1000 * HEALTH_S:.0f}), "
+        f"max {1000 * max(answers):.1f} ms; the probe itself was late by {1000 * np.quantile(late, 0.99):.1f} ms at p99"
+    )
+    return Row("overload: /health from another process", seen, bool(p99 <= HEALTH_S))
+
+
+def _memory(watch: Watch) -> Row:
+    early, last = watch.mean_rss_mb(0.25, 0.5), watch.mean_rss_mb(0.75, 1)
+    tenths = ", ".join(f"{watch.mean_rss_mb(tenth / 10, (tenth + 1) / 10):.0f}" for tenth in range(10))
+    seen = (
+        f"{last / early - 1:+.1%} from the second quarter to the last (at most {GROWTH:+.0%}); MB by tenths: {tenths}"
+    )
+    return Row("overload: memory", seen, last <= (1 + GROWTH) * early)

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import selectors
+import socket
+from collections.abc import Iterator
+from unittest.mock import sentinel
+
+import pytest
+from gunicorn.config import Config
+
+from handler import outgoing
+from handler.connections import ClientSocket, Connection
+from handler.outgoing import Lingering, Outgoing
+
+ANSWER = b"x" * 4_000_000
+
+
+@pytest.fixture
+def poller() -> Iterator[selectors.BaseSelector]:
+    """The main loop's."""
+    with selectors.DefaultSelector() as poller:
+        yield poller
+
+
+@pytest.fixture
+def pair(poller: selectors.BaseSelector) -> Iterator[tuple[Connection, socket.socket]]:
+    """A connection with an answer that its client, the other end, has not read."""
+    ours, theirs = socket.socketpair()
+    conn = Connection(
+        Config(), ClientSocket.adopt(ours), sentinel.client, sentinel.server, limit=1, linger=Lingering(poller).add
+    )
+    conn.sock.sendall(ANSWER)
+    yield conn, theirs
+    conn.sock.close()
+    theirs.close()
+
+
+def turn(poller: selectors.BaseSelector) -> None:
+    """One round of the main loop."""
+    for key, _ in poller.select(0):
+        key.data(key.fileobj)
+
+
+def test_an_answer_is_written_as_its_client_reads(
+    pair: tuple[Connection, socket.socket], poller: selectors.BaseSelector
+) -> None:
+    """Whole, and then the connection is handed back."""
+    conn, client = pair
+    done: list[tuple[Connection, bool]] = []
+    out = Outgoing(poller, lambda *told: done.append(told))
+    out.add(conn)
+    received = 0
+    while not done:
+        turn(poller)
+        received += len(client.recv(1 << 20))
+    client.settimeout(0)
+    while received < len(ANSWER):
+        received += len(client.recv(1 << 20))
+    assert (done, received, len(out), len(poller.get_map())) == ([(conn, True)], len(ANSWER), 0, 0)
+
+
+@pytest.mark.parametrize("limit", ["_TAKE_S", "_UNSENT_BYTES"])
+def test_a_client_that_takes_too_long_or_too_much_is_given_up(
+    pair: tuple[Connection, socket.socket],
+    poller: selectors.BaseSelector,
+    limit: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its answer is dropped."""
+    done: list[tuple[Connection, bool]] = []
+    out = Outgoing(poller, lambda *told: done.append(told))
+    out.add(pair[0])
+    out.expire()
+    assert not done
+    out.drop_oldest()
+    monkeypatch.setattr(outgoing, limit, 0)
+    pair[0].sock.sendall(ANSWER)
+    out.add(pair[0])
+    out.expire()
+    assert done == [(pair[0], False)] * 2
+    assert not pair[0].sock.unsent
+
+
+def test_a_client_that_goes_away_is_given_up(
+    pair: tuple[Connection, socket.socket], poller: selectors.BaseSelector
+) -> None:
+    """At once."""
+    done: list[bool] = []
+    Outgoing(poller, lambda _, whole: done.append(whole)).add(pair[0])
+    pair[1].close()
+    turn(poller)
+    assert done == [False]
+
+
+def test_a_lingering_client_may_go_on_sending_for_a_while(
+    pair: tuple[Connection, socket.socket], poller: selectors.BaseSelector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it sends is dropped; when it is silent too long or closes, so does the server."""
+    conn, client = pair
+    lingering = Lingering(poller)
+    lingering.add(conn)
+    client.sendall(b"more")
+    turn(poller)
+    lingering.expire()
+    assert len(lingering) == 1
+    monkeypatch.setattr(outgoing, "_LINGER_S", 0)
+    client.sendall(b"more")
+    turn(poller)
+    lingering.expire()
+    assert len(lingering) == 0
+    lingering.add(conn)  # closed already
+    assert len(lingering) == 0

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from handler.errors import OverloadedError, SlowRequestError
+from handler.refusals import asks_to_close, refusal, request_id, sheddable_path
+
+POST = bytearray(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        (b"POST /v1/embeddings HTTP/1.1", "/v1/embeddings"),
+        (b"POST /embeddings?a=b HTTP/1.1", "/embeddings"),
+        (b"POST /invocations HTTP/1.1", "/invocations"),
+        (b"POST /v1/embeddings HTTP/1.0", None),
+        (b"GET /v1/embeddings HTTP/1.1", None),
+        (b"POST /v1/semantic_embed HTTP/1.1", None),
+        (b"POST /v1/embeddings/ HTTP/1.1", None),
+        (b"POST " + b"/x" * 1000 + b" HTTP/1.1", None),
+    ],
+)
+def test_only_requests_for_embeddings_are_shed(line: bytes, path: str | None) -> None:
+    """Every other route has its own form of errors, or needs no slot."""
+    assert sheddable_path(bytearray(line + b"\r\nHost: x\r\n\r\n")) == path
+
+
+def test_the_clients_id_is_kept() -> None:
+    """Where it is printable ASCII of at most 128 characters, and stands in the head."""
+    sent = POST.replace(b"\r\n\r\n", b"\r\nX-Request-ID:  mine \r\n\r\n")
+    assert request_id(bytearray(sent)) == "mine"
+    assert request_id(POST + b"\r\nx-request-id: body\r\n").startswith("req-")
+    long = POST.replace(b"\r\n\r\n", b"\r\nX-Request-Id: " + b"x" * 129 + b"\r\n\r\n")
+    assert request_id(bytearray(long)).startswith("req-")
+
+
+def test_a_client_may_ask_to_close() -> None:
+    """Its header counts, not its body."""
+    assert asks_to_close(bytearray(POST.replace(b"\r\n\r\n", b"\r\nconnection: Close\r\n\r\n")))
+    assert not asks_to_close(POST + b"\r\nConnection: close\r\n")
+
+
+def test_a_refusal_is_a_whole_response() -> None:
+    """With what a client needs to try again."""
+    head, _, body = refusal(OverloadedError("full"), close=False, x_request_id="mine").partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    assert lines[0] == "HTTP/1.1 429 Too Many Requests"
+    assert {"Retry-After: 1", "x-request-id: mine", "Connection: keep-alive", f"Content-Length: {len(body)}"} <= {
+        *lines
+    }
+    assert json.loads(body)["error"]["code"] == "overloaded"
+    assert b"Connection: close" in refusal(SlowRequestError("late"))
