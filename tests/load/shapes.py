@@ -14,6 +14,7 @@ _PATIENCE_REFUSED = 2  # likewise, where the server itself says that it is full
 _FULL = 0.05  # share of requests that are refused by a server that is full
 _LOOK_S = 3.0  # what the offered load is judged by while users are added
 _AIM = 1.1  # a little above the overload that is wanted, which wavers
+_MOST = 1.3  # times the users at once; refused ones ask again and again, so few of them offer much
 
 
 class Ramp:
@@ -80,7 +81,7 @@ class Ramp:
         offered = sum(second.offered_texts for second in judged) / sum(second.duration_s for second in judged)
         wanted = OVERLOAD * self._peak * (_AIM if self.phase == "approach" else 1.0)
         if offered < wanted and self.users < self._options.max_users:
-            factor = min(2.0, max(1.1, wanted / max(offered, 1.0)))
+            factor = min(_MOST, max(1.1, wanted / max(offered, 1.0)))
             self.users = min(self._options.max_users, math.ceil(self.users * factor))
         elif self.phase == "approach":
             self.phase = "overload"
