@@ -56,6 +56,12 @@ bench-read-ahead: $(VENV)/installed-test ## time to ready with weights in no pag
 bench-transfer: $(VENV)/installed-test ## our ranged reads, boto3's managed transfer and its CRT client from a fast local server
 	$(BIN)/python -m tests.bench.s3_transfer
 
+load: $(VENV)/load/installed ## put load on the server at URL with KEY; needs no vLLM on this machine
+	@$(VENV)/load/bin/python -m tests.load
+
+load-check: $(VENV)/installed-test $(VENV)/load/installed ## short load tests of a real server here
+	LOAD_PYTHON=$(VENV)/load/bin/python $(BIN)/python -m pytest tests/load/check.py
+
 # Infinity pins older packages than vLLM's; the bench says so where they cannot be had.
 $(VENV)/infinity/tried:
 	$${PYTHON:-python3} -m venv $(VENV)/infinity
@@ -63,9 +69,9 @@ $(VENV)/infinity/tried:
 	    $(VENV)/infinity/bin/pip install --quiet "infinity-emb[torch,server]==0.0.78"
 	@touch $@
 
-$(VENV)/policy/installed: infra/requirements/policy.txt
-	$${PYTHON:-python3} -m venv $(VENV)/policy
-	$(VENV)/policy/bin/pip install --quiet --no-deps --requirement $<
+$(VENV)/policy/installed $(VENV)/load/installed: $(VENV)/%/installed: infra/requirements/%.txt
+	$${PYTHON:-python3} -m venv $(VENV)/$*
+	$(VENV)/$*/bin/pip install --quiet --no-deps --requirement $<
 	@touch $@
 
 $(VENV)/installed-%: infra/requirements/%.txt infra/requirements/install.sh

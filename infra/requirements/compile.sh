@@ -17,6 +17,8 @@ compile cpu.txt --extra cpu --find-links "$wheels" --no-emit-package triton
 compile test.txt --extra cpu --group test --find-links "$wheels" --no-emit-package triton \
     --constraints infra/requirements/cpu.txt
 compile gpu.txt --extra gpu
-# The policy scanner has an environment of its own.
-uv pip compile infra/requirements/policy.in --quiet --universal --python-version 3.11 --no-annotate --no-header \
-    --no-emit-index-url --no-emit-find-links -o infra/requirements/policy.txt
+# The policy scanner and the load tests have environments of their own.
+for alone in policy load; do
+    uv pip compile "infra/requirements/$alone.in" --quiet --universal --python-version 3.11 --no-annotate --no-header \
+        --no-emit-index-url --no-emit-find-links -o "infra/requirements/$alone.txt"
+done
