@@ -2,7 +2,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint lock image-check check-infra bench bench-start bench-prefix bench-read-ahead bench-transfer
+.PHONY: help serve test lint lock image-check check-infra bench bench-start bench-prefix bench-read-ahead bench-transfer \
+    bench-gpu
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -44,6 +45,9 @@ bench-read-ahead: $(VENV)/installed-test ## time to ready with weights in no pag
 
 bench-transfer: $(VENV)/installed-test ## our ranged reads, boto3's managed transfer and its CRT client from a fast local server
 	$(BIN)/python -m tests.bench.s3_transfer
+
+bench-gpu: ## one shape of model on a GPU, 8 minutes a run: SHAPE=bge-base, PYTHON with vLLM and what the server needs
+	$${PYTHON:-$(BIN)/python} -m tests.bench.gpu --shape $(or $(SHAPE),bge-base) $(ARGS)
 
 # Infinity pins older packages than vLLM's; the bench says so where they cannot be had.
 $(VENV)/infinity/tried:

@@ -24,24 +24,29 @@ def main() -> None:
     from vllm import LLM
 
     llm = LLM(plan["model"], runner="pooling", load_format="dummy", dtype=plan["dtype"], **plan["arguments"])
-    vectors = [output.outputs.embedding for output in llm.embed(plan["check"], use_tqdm=False)]
+    vectors = [output.outputs.embedding for output in llm.embed(_ids(plan["check"]), use_tqdm=False)]
     found: dict[str, Any] = {"start": {"first_embedding_s": time.monotonic() - begin, "vectors": vectors}}
     _write(plan, found)
     chance = random.Random()  # noqa: S311 - token ids, not secrets
     for tokens in plan["tokens"]:
         texts, first, seconds = 0, 0.0, 0.0
+        count = plan["call_tokens"] // tokens
         for call in range(_CALLS):
-            ids = [[chance.randrange(10, plan["ids"]) for _ in range(tokens)] for _ in range(plan["texts"])]
+            ids = [[chance.randrange(10, plan["ids"]) for _ in range(tokens)] for _ in range(count)]
             started = time.monotonic()
-            llm.embed([{"prompt_token_ids": each} for each in ids], use_tqdm=False)
+            llm.embed(_ids(ids), use_tqdm=False)
             if call:  # the first one warms up
                 seconds += time.monotonic() - started
-                texts += plan["texts"]
+                texts += count
             first = first or started
             if texts and time.monotonic() - first > plan["seconds"]:
                 break
         found[str(tokens)] = {"texts_per_s": texts / seconds, "tokens_per_s": texts * tokens / seconds}
         _write(plan, found)
+
+
+def _ids(lists: list[list[int]]) -> list[dict[str, list[int]]]:
+    return [{"prompt_token_ids": ids} for ids in lists]
 
 
 def _write(plan: dict[str, Any], found: dict[str, Any]) -> None:

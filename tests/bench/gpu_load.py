@@ -1,5 +1,7 @@
 """Closed-loop load without any package: processes of threads that write and read HTTP on plain sockets.
 
+A request that is only partly within the window counts for that part, so that few long requests are counted as well as
+many short ones; the load begins before the window and goes on after it.
 Every text is new: its first three words are a number in base `len(WORDS)`. `drive` starts this module once a process.
 """
 
@@ -48,7 +50,11 @@ class _Plan:
     vocabulary: list[str]
     begin: float
     end: float
-    until: float  # load goes on so long, uncounted
+    until: float  # load goes on so long
+
+    def share(self, sent: float, done: float) -> float:
+        """Return which part of a request was within the window."""
+        return max(0.0, min(done, self.end) - max(sent, self.begin)) / (done - sent)
 
 
 class Window:
@@ -60,9 +66,10 @@ class Window:
         """Start the processes."""
         self.load = load
         count = max(1, min(8, (os.cpu_count() or 1) // 2, load.connections))
-        self.begin = time.monotonic() + _LEAD_S + min(2.0, seconds)
+        around = self.around_s(seconds)
+        self.begin = time.monotonic() + _LEAD_S + around
         self.end = self.begin + seconds
-        self._until = self.end + tail
+        self._until = self.end + max(tail, around)
         self._processes = []
         for index in range(count):
             share = load.connections // count + (index < load.connections % count)
@@ -80,19 +87,24 @@ class Window:
             process.stdin.close()
             self._processes.append(process)
 
+    @staticmethod
+    def around_s(seconds: float) -> float:
+        """Return for how long load goes on before and after a window of *seconds*."""
+        return max(2.0, seconds / 3)
+
     def result(self) -> dict[str, Any]:
         """Wait for the processes and add up what they counted."""
         parts = [json.loads(process.stdout.read()) for process in self._processes if process.stdout is not None]
         seconds = self.end - self.begin
         taken = sorted(taken for part in parts for taken in part["taken_s"])
         errors = [error for part in parts for error in part["errors"]]
-        texts = len(taken) * self.load.texts / seconds
+        texts = sum(part["requests"] for part in parts) * self.load.texts / seconds
         return {
             "texts_per_s": texts,
             "tokens_per_s": texts * self.load.tokens,
             "p50_ms": 1000 * taken[len(taken) // 2] if taken else None,
             "p99_ms": 1000 * taken[int(0.99 * len(taken))] if taken else None,
-            "requests": len(taken),
+            "finished": len(taken),
             "errors": len(errors),
             "first_error": errors[0] if errors else None,
             "driver_cores": sum(part["cpu_s"] for part in parts) / seconds,
@@ -155,7 +167,7 @@ def _more(connection: socket.socket) -> bytes:
     return data
 
 
-def _connection(plan: _Plan, texts: _Texts, taken: list[float], errors: list[str]) -> None:
+def _connection(plan: _Plan, texts: _Texts, requests: list[tuple[float, float]], errors: list[str]) -> None:
     size, tokens = plan.load["texts"], plan.load["tokens"]
     first = True
     try:
@@ -172,8 +184,7 @@ def _connection(plan: _Plan, texts: _Texts, taken: list[float], errors: list[str
                 if first and (counted := json.loads(body)["usage"]["prompt_tokens"]) != size * tokens:
                     errors.append(f"{counted} tokens instead of {size * tokens}")
                 first = False
-                if plan.begin <= done < plan.end:
-                    taken.append(done - sent)
+                requests.append((sent, done))
     except (OSError, ValueError, KeyError) as exc:
         errors.append(repr(exc))
 
@@ -181,10 +192,10 @@ def _connection(plan: _Plan, texts: _Texts, taken: list[float], errors: list[str
 def main() -> None:
     """Do what the plan on standard input says and print what came of it."""
     plan = _Plan(**json.load(sys.stdin))
-    taken: list[float] = []
+    requests: list[tuple[float, float]] = []  # when sent, when answered
     errors: list[str] = []
     texts = _Texts(plan)
-    arguments = (plan, texts, taken, errors)
+    arguments = (plan, texts, requests, errors)
     threads = [threading.Thread(target=_connection, args=arguments, daemon=True) for _ in range(plan.connections)]
     for thread in threads:
         thread.start()
@@ -194,7 +205,9 @@ def main() -> None:
     cpu_s = time.process_time() - before
     for thread in threads:
         thread.join(120)
-    print(json.dumps({"taken_s": taken, "errors": errors, "cpu_s": cpu_s}))
+    taken = [done - sent for sent, done in requests if plan.begin <= done < plan.end]
+    counted = sum(plan.share(sent, done) for sent, done in requests)
+    print(json.dumps({"taken_s": taken, "requests": counted, "errors": errors, "cpu_s": cpu_s}))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from tests.bench.gpu_shapes import Shape
 
 SLOTS = 64  # the server's default
 LOADS = tuple(
-    Load(tokens, texts, connections) for tokens in (50, 512) for texts, connections in ((1, SLOTS), (32, 32), (256, 16))
+    Load(tokens, texts, connections) for tokens in (50, 512) for texts, connections in ((1, SLOTS), (32, 16), (256, 4))
 )
-TWO = (Load(50, 32, 32), Load(512, 32, 32))  # what variations are compared by
+TWO = (Load(50, 32, 16), Load(512, 32, 16))  # what variations are compared by
 MANY = Load(50, 1, 256)
 
 

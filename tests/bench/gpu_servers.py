@@ -165,8 +165,8 @@ class Server(Family):
             status, answer = exchange(connection, f"{head}\r\n\r\n".encode() + data)
         return status, json.loads(answer) if answer[:1] == b"{" else {}
 
-    def embed(self, texts: list[str]) -> list[str]:
-        """Embed *texts*; the vectors in base64.
+    def embed(self, texts: list[str] | list[list[int]]) -> list[str]:
+        """Embed *texts*, or token ids; the vectors in base64.
 
         Raises:
             ConnectionError: the answer is an error.
