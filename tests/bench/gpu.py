@@ -20,7 +20,7 @@ from typing import Any
 from tests.bench.gpu_load import Load, Window
 from tests.bench.gpu_plan import TWO, Variant, dtype, variants
 from tests.bench.gpu_report import Results, table
-from tests.bench.gpu_servers import GIL_S, ROOT, Family, Gpu, Server, free_port, gil_share, gpu_name, machine
+from tests.bench.gpu_servers import CACHES, GIL_S, ROOT, Family, Gpu, Server, free_port, gil_share, gpu_name, machine
 from tests.bench.gpu_shapes import SHAPES, WORDS, Shape, write_model
 
 _START_S = 60.0  # guessed for a start of which nothing is known
@@ -177,9 +177,7 @@ class Bench:
 
 def _caches(folder: str) -> dict[str, str]:
     """Keep vLLM's caches where the server would keep them."""
-    named = {"VLLM_CACHE_ROOT": "vllm", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
-    named |= {"FLASHINFER_WORKSPACE_BASE": "flashinfer"}
-    return {"VLLM_NO_USAGE_STATS": "1", **{name: f"{folder}/{path}" for name, path in named.items()}}
+    return {"VLLM_NO_USAGE_STATS": "1", **{name: f"{folder}/{path}" for name, path in CACHES.items()}}
 
 
 def _list(results: Results, *, gpu: bool) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import platform
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +21,9 @@ import psutil
 from tests.bench.gpu_load import exchange
 
 ROOT = Path(__file__).parents[2]
+# Where vLLM and what it compiles with keep caches, by the name that this server gives each folder.
+CACHES = {"VLLM_CACHE_ROOT": "vllm", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+CACHES |= {"FLASHINFER_WORKSPACE_BASE": "flashinfer"}
 GIL_S = 3.0  # for which py-spy looks
 _POLL_S = 0.02
 _RATE = 100  # looks a second
@@ -61,17 +62,12 @@ def gpu_name() -> str | None:
     return answer.stdout.strip() or None if answer.returncode == 0 else None
 
 
-def _end_with_parent() -> None:
-    """Have the kernel kill this process when the bench dies; engines and workers of servers follow by themselves."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 class Family:
     """A process and all that it starts, in a session of its own; leaving the context kills them."""
 
     def __init__(self, command: list[str], environment: dict[str, str], *, stdin: str = "") -> None:
-        """Start *command* with *environment* on top of what is inherited, less the server's own settings."""
-        dropped = ("EMBED_", "PYTHONDONTWRITEBYTECODE")
+        """Start *command* with *environment* on top of what is inherited, less settings and places of caches."""
+        dropped = ("EMBED_", "PYTHONDONTWRITEBYTECODE", *CACHES)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in `__exit__`
         self.begin = time.monotonic()
@@ -84,7 +80,14 @@ class Family:
             stderr=self._log,
             text=True,
             start_new_session=True,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 - the bench has one thread
+        )
+        # The bench may be killed, and vLLM's engine outlives a server that is: this shell reads the end of a pipe
+        # whose other end dies with the bench.
+        self._guard = subprocess.Popen(
+            ["sh", "-c", f"read line; kill -9 -{self.process.pid}"],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         assert self.process.stdin is not None
         self.process.stdin.write(stdin)
@@ -108,6 +111,8 @@ class Family:
                 continue
         psutil.wait_procs(members, timeout=15)
         self.process.wait()
+        self._guard.kill()
+        self._guard.communicate()
         self._log.close()
 
     def members(self) -> list[psutil.Process]:
