@@ -61,6 +61,8 @@ load: $(VENV)/load/installed ## put load on the server at URL with KEY; needs no
 
 load-check: $(VENV)/installed-test $(VENV)/load/installed ## short load tests of a real server here
 	LOAD_PYTHON=$(VENV)/load/bin/python $(BIN)/python -m pytest tests/load/check.py
+bench-gpu: ## one shape of model on a GPU, 8 minutes a run: SHAPE=bge-base, PYTHON with vLLM and what the server needs
+	$${PYTHON:-$(BIN)/python} -m tests.bench.gpu --shape $(or $(SHAPE),bge-base) $(ARGS)
 
 # Infinity pins older packages than vLLM's; the bench says so where they cannot be had.
 $(VENV)/infinity/tried:
