@@ -19,6 +19,7 @@ from gunicorn.workers.gthread import TConn
 from handler.framing import RequestFrame
 
 _CHUNK_BYTES = 256 * 1024
+_SMALL_BYTES = 16 * 1024
 _MOST_PARTS = 64  # of an answer, in one system call
 _STATUS_LINE = b"HTTP/1."
 _BANNER = b"Server: %b\r\n" % SERVER.encode()  # gunicorn has no setting for it
@@ -134,6 +135,11 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         self._limit = limit
         self._linger = linger
         self._request = b""
+
+    @property
+    def is_small(self) -> bool:
+        """Whether parsing and tokenizing the request that was taken takes no more than a millisecond or two."""
+        return len(self._request) <= _SMALL_BYTES
 
     def take_request(self) -> None:
         """Set the whole request aside for the thread that handles it; what came behind it stays."""

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handler.errors import DeadlineExceededError, EngineDeadError
+from handler.strands import Signal, set_all
 
 Vectors = NDArray[np.float32]  # (n, dim)
 
@@ -58,7 +59,7 @@ class _Job:
     first_key: int = 0
     abandoned: bool = False
     failed: bool = False
-    done: threading.Event = field(default_factory=threading.Event)
+    done: Signal = field(default_factory=Signal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +142,7 @@ class Engine:
 
     def _serve(self, core: Core) -> None:
         while self._take(core):
-            for key, vector in core.step():
-                self._deliver(key, vector)
+            set_all([job.done for key, vector in core.step() if (job := self._deliver(key, vector)) is not None])
 
     def _take(self, core: Core) -> bool:
         """Move everything that waits into the engine; block while there is nothing to do. False: stop."""
@@ -179,14 +179,14 @@ class Engine:
         if left:
             core.abort(left)
 
-    def _deliver(self, key: int, vector: NDArray[np.float32]) -> None:
+    def _deliver(self, key: int, vector: NDArray[np.float32]) -> _Job | None:
+        """Put one vector into its place; return the job if nothing of it is left to do."""
         job, row = self._running.pop(key, (None, 0))
         if job is None or job.vectors is None:  # taken out while its batch was running
-            return
+            return None
         job.vectors[row] = vector
         job.waiting -= 1
-        if job.waiting == 0:
-            job.done.set()
+        return None if job.waiting else job
 
     def _fail_all(self) -> None:
         self._dead = True
@@ -200,7 +200,7 @@ class Engine:
                 jobs[id(job)] = job
         for job in jobs.values():
             job.failed = True
-            job.done.set()
+        set_all([job.done for job in jobs.values()])
 
 
 _DEAD = "the engine has stopped; the container is being replaced"

@@ -104,6 +104,7 @@ class VllmCore:
             StartError: an unknown or mistyped engine argument, or a model that vLLM cannot load or embed with.
         """
         from vllm.pooling_params import PoolingParams  # noqa: PLC0415 - importing vLLM is most of the cold start
+        from vllm.usage.usage_lib import UsageContext  # noqa: PLC0415
         from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
         from vllm.v1.executor import Executor, uniproc_executor  # noqa: PLC0415
         from vllm.v1.request import Request  # noqa: PLC0415
@@ -111,7 +112,8 @@ class VllmCore:
         # It guards images in shared memory; to make one between processes needs /dev/shm, which Lambda has not.
         uniproc_executor.Lock = threading.Lock
         try:
-            config = _engine_args(options).create_engine_config()
+            # By the context vLLM chooses the size of batches: without one, a GPU would get those of a CPU.
+            config = _engine_args(options).create_engine_config(UsageContext.OPENAI_API_SERVER)
             self._core: Any = EngineCore(config, Executor.get_class(config), log_stats=False)
             tasks = self._core.get_supported_tasks()
         except StartError:

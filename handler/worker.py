@@ -1,7 +1,9 @@
 """gunicorn's threaded worker, mended where it would fail a public embedding server.
 
-- Bytes of a request are collected in the main loop; a thread is taken only when the request is complete. A slow or
-  silent sender therefore costs memory, of which there is a limit, and never a thread. The same holds for slow readers.
+- Bytes of a request are collected in the main loop until it is complete. A slow or silent sender therefore costs
+  memory, of which there is a limit, and never a thread. The same holds for slow readers.
+- Small requests take turns in the main loop's own thread, one going on while others wait for the engine. Large ones get
+  a thread each.
 - While every slot is taken the main loop refuses by itself, so that refusing costs little and probes have threads.
 - Where connections or file descriptors run out, those that do nothing make room.
 - On SIGTERM connections are still accepted and answered 503 while admitted requests finish; then the socket closes.
@@ -31,6 +33,7 @@ from handler.lifecycle import Lifecycle
 from handler.logs import where
 from handler.outgoing import Lingering, Outgoing
 from handler.refusals import asks_to_close, refusal, request_id, sheddable_path
+from handler.strands import Hub
 
 SPARE_THREADS = 16  # beyond the slots: health, models, and errors while every slot is taken
 _PROBE_THREADS = 8  # of the spare ones, never taken by requests for embeddings
@@ -93,17 +96,27 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._incoming.receive(conn, client)
 
     def _hand_on(self, conn: Connection) -> None:
-        """Give a complete request to a thread, unless it would find no slot."""
+        """Handle a complete request, unless it would find no slot.
+
+        A small one is handled here as a strand, a large one in a thread of its own. So is what comes while the model
+        loads: it may wait for that, which strands cannot.
+        """
         path = sheddable_path(conn.received)
         if path is not None and (error := self._busy()) is not None and not conn.frame.cut_short:
             shed = self.wsgi.extensions.get("shed")  # absent where answers need headers of the application's
             if shed is not None:
                 self._shed(conn, partial(shed, path), error)
                 return
+        conn.take_request()
+        if conn.is_small and self._lifecycle.model is not None:
+            self._hub.start(partial(self._handle_here, conn))
+            return
         conn.embeds = path is not None
         self._embedding += conn.embeds
-        conn.take_request()
         self.enqueue_req(conn)
+
+    def _handle_here(self, conn: Connection) -> None:
+        self._finish(conn, kept=bool(self.handle(conn)))
 
     def _busy(self) -> OverloadedError | None:
         """Say why a request for embeddings cannot be taken now; probes have threads whatever comes."""
@@ -133,7 +146,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         conn.close(graceful=graceful)
 
     def handle(self, conn: Connection) -> Any:
-        """Handle one request, in a thread."""
+        """Handle one request, in a strand or a thread."""
         kept = super().handle(conn)
         try:
             conn.sock.flush()
@@ -154,6 +167,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
         """Go on with a connection whose request a thread has handled; called in the main loop."""
         self._embedding -= conn.embeds
+        conn.embeds = False
         self._finish(conn, kept=not fs.cancelled() and fs.exception() is None and bool(fs.result()))
 
     def _finish(self, conn: Connection, *, kept: bool) -> None:
@@ -200,6 +214,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     def run(self) -> None:
         """Serve until told to stop, then drain."""
         _raise_descriptor_limit()
+        self._hub = Hub(self.poller)
         self._incoming = Incoming(self.poller, whole=self._hand_on, refuse=self._refuse, gone=self._close)
         self._outgoing = Outgoing(self.poller, lambda conn, whole: self._answered(conn, whole=whole))
         self._lingering = Lingering(self.poller)
@@ -214,13 +229,14 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self.notify()
         refused = self._accept_from > time.monotonic()
         self.set_accept_enabled(self.nr_conns < self.worker_connections and not refused)
-        self.wait_for_and_dispatch_events(timeout=_NO_ROOM_S if refused else timeout_s)
+        self.wait_for_and_dispatch_events(timeout=self._hub.sleep_s(_NO_ROOM_S if refused else timeout_s))
         self._expire()
         if self.nr_conns >= self.worker_connections or self._accept_from > time.monotonic():
             self._make_room()
 
     def _expire(self) -> None:
-        """Close what has had its time."""
+        """End what has had its time."""
+        self._hub.expire()
         self.murder_keepalived()
         self._incoming.expire()
         self._outgoing.expire()

@@ -14,6 +14,7 @@ from flask import Flask
 
 from handler import __version__
 from handler.access import Access, read_secret
+from handler.allocator import keep_freed_memory
 from handler.app import create_app as build_app
 from handler.cold_start import load_model
 from handler.errors import StartError
@@ -37,6 +38,7 @@ def create_app() -> Flask:
     """Build the application and start loading the model in the background."""
     settings = Settings.from_environment()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    keep_freed_memory()
     lifecycle: Lifecycle[LoadedModel] = Lifecycle(
         slots=settings.max_concurrent_requests, cold_start_wait_s=settings.cold_start_wait_s
     )

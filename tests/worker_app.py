@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import sys
-import time
 
 from flask import Flask, Response, request
 
 from handler.lifecycle import Lifecycle
+from handler.strands import Signal
 
 LIMIT_BYTES = 1 << 20
 LARGE = bytes(range(256)) * 12_000  # 3 MB
@@ -26,7 +26,7 @@ def create_app() -> Flask:
     @app.post("/")
     def count() -> Response:
         with lifecycle.admit():
-            time.sleep(float(request.args.get("seconds", 0)))
+            Signal().wait(float(request.args.get("seconds", 0)))
             return Response(str(len(request.get_data())))
 
     @app.get("/health")

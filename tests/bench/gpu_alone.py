@@ -27,7 +27,7 @@ def main() -> None:
     vectors = [output.outputs.embedding for output in llm.embed(_ids(plan["check"]), use_tqdm=False)]
     found: dict[str, Any] = {"start": {"first_embedding_s": time.monotonic() - begin, "vectors": vectors}}
     _write(plan, found)
-    chance = random.Random()  # noqa: S311 - token ids, not secrets
+    chance = random.Random()
     for tokens in plan["tokens"]:
         texts, first, seconds = 0, 0.0, 0.0
         count = plan["call_tokens"] // tokens

@@ -126,7 +126,7 @@ class _Texts:
     def __init__(self, plan: _Plan) -> None:
         self._vocabulary = plan.vocabulary
         self._words = plan.words
-        self._chance = random.Random()  # noqa: S311 - words, not secrets
+        self._chance = random.Random()
         self._numbers = itertools.count(self._chance.randrange(len(plan.vocabulary) ** 3))  # for all threads
         self._pool = self._chance.choices(plan.vocabulary, k=_POOL)
 

@@ -38,7 +38,7 @@ def one(data: bytes) -> None:
         pharia.InstructableRequest,
         pharia.TokenizeRequest,
     ]
-    wire = [*wires, pharia.DetokenizeRequest][(data[0] if data else 0) % 5]
+    wire: type[Any] = [*wires, pharia.DetokenizeRequest][(data[0] if data else 0) % 5]
     try:
         request: Any = parse_body(data[1:], wire)
     except ServiceError as error:

@@ -1,0 +1,119 @@
+"""Requests that share one thread: while one waits for the engine, the others go on.
+
+With a thread for each, thirty fight for the interpreter when a batch is finished, and the engine, which lets go of it
+in every operation, waits behind them each time. Strands are greenlets of the main loop's thread: one after the other
+they run until they wait, so that HTTP is one thread and the engine another. Code that waits by a `Signal` is the same in
+a strand and in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from greenlet import getcurrent, greenlet
+
+_LOOK_S = 0.05  # how exact the end of a wait is
+
+
+class Signal:
+    """Set once, by any thread; awaited by one strand or thread."""
+
+    __slots__ = ("_event", "_strand", "is_set")
+
+    def __init__(self) -> None:
+        """Start unset."""
+        self.is_set = False
+        self._event: threading.Event | None = None
+        self._strand: Strand | None = None
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it is set; False when the time is up first."""
+        current = getcurrent()
+        if isinstance(current, Strand):
+            self._strand = current  # before the look: whoever sets it later sees who waits
+            return self.is_set or current.hub.wait(self, current, timeout_s)
+        self._event = threading.Event()
+        return self.is_set or self._event.wait(timeout_s)
+
+    def mark(self) -> Hub | None:
+        """Set it; return the hub whose bell is to be rung for it, if any."""
+        self.is_set = True
+        if self._event is not None:
+            self._event.set()
+        if self._strand is None:
+            return None
+        self._strand.hub.woken.append(self)
+        return self._strand.hub
+
+
+def set_all(signals: Iterable[Signal]) -> None:
+    """Set *signals* and wake whoever waits for them, the thread of strands once for all."""
+    for hub in {hub for signal in signals if (hub := signal.mark()) is not None}:
+        hub.ring()
+
+
+class Strand(greenlet):  # type: ignore[misc]  # greenlet has no types
+    """One request that runs in the thread of its hub."""
+
+    def __init__(self, run: Callable[[], None], hub: Hub) -> None:
+        """Make it a child of *hub*'s loop, which goes on whenever it waits and when it ends."""
+        super().__init__(run, hub.loop)
+        self.hub = hub
+
+
+class Hub:
+    """Starts strands, and goes on with those that have waited long enough; lives in the thread that makes it."""
+
+    def __init__(self, poller: selectors.BaseSelector) -> None:
+        """Listen on *poller*, whose events are callbacks that take the file object."""
+        self.loop = getcurrent()
+        self.woken: deque[Signal] = deque()  # filled by any thread
+        self._waiting: dict[Signal, tuple[Strand, float]] = {}  # -> who, until when
+        self._looked = 0.0
+        self._rung = False
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        poller.register(self._bell, selectors.EVENT_READ, self._on_bell)
+
+    def start(self, run: Callable[[], None]) -> None:
+        """Run *run* as a strand until it waits; called by the loop itself."""
+        Strand(run, self).switch()
+
+    def wait(self, signal: Signal, strand: Strand, timeout_s: float) -> bool:
+        """Let others go on until *signal* is set; False when the time is up first. Called in *strand*."""
+        self._waiting[signal] = (strand, time.monotonic() + timeout_s)
+        woken: bool = self.loop.switch()
+        return woken
+
+    def ring(self) -> None:
+        """Wake the loop; called by any thread."""
+        if not self._rung:
+            self._rung = True
+            os.eventfd_write(self._bell, 1)
+
+    def sleep_s(self, longest_s: float) -> float:
+        """How long the loop may sleep."""
+        return min(longest_s, _LOOK_S) if self._waiting else longest_s
+
+    def expire(self) -> None:
+        """Go on with strands whose time is up."""
+        now = time.monotonic()
+        if self._waiting and now - self._looked >= _LOOK_S:
+            self._looked = now
+            for signal in [signal for signal, (_, end) in self._waiting.items() if end <= now]:
+                self._go_on(signal, woken=False)
+
+    def _on_bell(self, bell: int) -> None:
+        self._rung = False  # before the look: whoever comes later rings again
+        os.eventfd_read(bell)
+        while self.woken:
+            self._go_on(self.woken.popleft(), woken=True)
+
+    def _go_on(self, signal: Signal, *, woken: bool) -> None:
+        strand, _ = self._waiting.pop(signal, (None, 0.0))
+        if strand is not None:  # else its time was up, or it saw the signal without waiting
+            strand.switch(woken)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import selectors
+import threading
+import time
+from collections.abc import Callable
+
+from handler.strands import Hub, Signal, set_all
+
+
+def turn_until(hub: Hub, poller: selectors.BaseSelector, done: Callable[[], bool]) -> None:
+    """Be the main loop until *done*."""
+    deadline = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < deadline
+        for key, _ in poller.select(hub.sleep_s(0.5)):
+            key.data(key.fileobj)
+        hub.expire()
+
+
+def test_a_thread_waits_for_a_signal() -> None:
+    """As for an event of the standard library."""
+    signal = Signal()
+    assert not signal.wait(0.01)
+    threading.Timer(0.05, set_all, [[signal]]).start()
+    assert signal.wait(5)
+    assert signal.wait(0)
+
+
+def test_strands_wait_beside_each_other_in_one_thread() -> None:
+    """All of them start before the first goes on, each goes on with its own signal, and none needs a thread."""
+    with selectors.DefaultSelector() as poller:
+        hub = Hub(poller)
+        signals = [Signal() for _ in range(100)]
+        told: list[str] = []
+
+        def run(number: int) -> None:
+            told.append(f"{number} waits")
+            told.append(f"{number} {signals[number].wait(5)} {threading.current_thread() is here}")
+
+        here = threading.current_thread()
+        for number in range(100):
+            hub.start(lambda number=number: run(number))  # type: ignore[misc]
+        assert told == [f"{number} waits" for number in range(100)]
+        for part in (signals[:50], signals[50:]):
+            threading.Thread(target=set_all, args=(part,)).start()
+        turn_until(hub, poller, lambda: len(told) == 200)
+        assert sorted(told[100:]) == sorted(f"{number} True True" for number in range(100))
+
+
+def test_a_signal_that_is_set_already_is_not_waited_for() -> None:
+    """Nor does the bell that was rung for it move another strand."""
+    with selectors.DefaultSelector() as poller:
+        hub, early, late = Hub(poller), Signal(), Signal()
+        told: list[bool] = []
+        set_all([early])
+        hub.start(lambda: told.append(early.wait(5)))
+        assert told == [True]
+        hub.start(lambda: told.append(late.wait(0.2)))
+        turn_until(hub, poller, lambda: len(told) == 2)
+        assert told == [True, False]
+
+
+def test_a_strand_goes_on_when_its_time_is_up() -> None:
+    """Within a twentieth of a second, though nobody rings; a signal that comes too late wakes nobody."""
+    with selectors.DefaultSelector() as poller:
+        hub, signal = Hub(poller), Signal()
+        told: list[bool] = []
+        begin = time.monotonic()
+        hub.start(lambda: told.append(signal.wait(0.1)))
+        turn_until(hub, poller, lambda: bool(told))
+        assert told == [False]
+        assert time.monotonic() - begin >= 0.1
+        set_all([signal])
+        turn_until(hub, poller, lambda: not hub.woken)
+        assert told == [False]
+
+
+def test_an_error_in_a_strand_reaches_the_loop() -> None:
+    """As that of a callback would; the strand is gone and others go on."""
+    with selectors.DefaultSelector() as poller:
+        hub = Hub(poller)
+        try:
+            hub.start(lambda: int("x"))  # type: ignore[arg-type]
+        except ValueError:
+            told = [1]
+        hub.start(lambda: told.append(2))
+        assert told == [1, 2]
