@@ -2,8 +2,8 @@
 
 With a thread for each, thirty fight for the interpreter when a batch is finished, and the engine, which lets go of it
 in every operation, waits behind them each time. Strands are greenlets of the main loop's thread: one after the other
-they run until they wait, so that HTTP is one thread and the engine another. Code that waits by a `Signal` is the same in
-a strand and in a thread of its own.
+they run until they wait, so that HTTP is one thread and the engine another. Code that waits by a `Signal` is the same
+in a strand and in a thread of its own.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ def one(data: bytes) -> None:
         pharia.InstructableRequest,
         pharia.TokenizeRequest,
     ]
-    wire: type[Any] = [*wires, pharia.DetokenizeRequest][(data[0] if data else 0) % 5]
+    wires.append(pharia.DetokenizeRequest)
+    wire = wires[(data[0] if data else 0) % len(wires)]
     try:
         request: Any = parse_body(data[1:], wire)
     except ServiceError as error:
