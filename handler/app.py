@@ -197,7 +197,7 @@ def _add_errors(app: Flask) -> None:
         if error.retry_after is not None:
             response.headers["Retry-After"] = str(error.retry_after)
         if isinstance(error, AuthenticationError):
-            response.headers["WWW-Authenticate"] = error.challenge
+            response.headers.extend([("WWW-Authenticate", challenge) for challenge in error.challenges])
         return response
 
     @app.errorhandler(HTTPException)

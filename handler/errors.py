@@ -64,13 +64,16 @@ class AuthenticationError(InvalidRequestError):
     status = HTTPStatus.UNAUTHORIZED
     code = "invalid_api_key"
     pharia_code = "UNAUTHORIZED"
-    challenge: ClassVar[str] = "Bearer"  # the WWW-Authenticate header, which RFC 9110 section 11.6.1 wants with it
+    challenges: ClassVar[tuple[str, ...]] = ("Bearer",)  # WWW-Authenticate headers; RFC 9110 section 11.6.1 wants one
 
 
 class PageAuthenticationError(AuthenticationError):
     """No key, or a key that is not ours, for what a browser opens: it asks its user."""
 
-    challenge = 'Basic realm="any name, a key as the password", charset="UTF-8", Bearer'
+    challenges = (
+        'Basic realm="any name, a key as the password", charset="UTF-8"',
+        "Bearer",
+    )  # Chromium wants a line each
 
 
 class ModelNotFoundError(InvalidRequestError):
