@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -29,7 +28,7 @@ from handler.errors import (
 from handler.inquiry import Inquiry
 from handler.lifecycle import Lifecycle, State
 from handler.listings import Listings, ModelCard
-from handler.logs import where
+from handler.logs import current_request, new_request_id, where
 from handler.metrics import Metrics
 from handler.pharia_routes import add_pharia_routes, speaks_pharia
 from handler.protocol import EmbeddingRequest, parse_request
@@ -242,6 +241,7 @@ def _add_request_log(app: Flask, metrics: Metrics) -> None:
     def begin() -> None:
         request.environ[_RECEIVED] = time.monotonic()
         request.environ[_REQUEST_ID] = _request_id(request.headers.get("X-Request-Id"))
+        current_request.set(request.environ[_REQUEST_ID])
 
     @app.after_request
     def finish(response: Response) -> Response:
@@ -273,4 +273,4 @@ def _request_id(sent: str | None) -> str:
     """Keep the client's id where it is printable ASCII of at most 128 characters, else make one."""
     if sent and len(sent) <= 128 and sent.isascii() and sent.isprintable():  # noqa: PLR2004 - said in the docstring
         return sent
-    return f"req-{uuid.uuid4().hex}"
+    return new_request_id()

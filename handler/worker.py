@@ -8,7 +8,6 @@ Source: gunicorn 27.0.1, gunicorn/workers/gthread.py.
 
 from __future__ import annotations
 
-import json
 import logging
 import selectors
 import socket
@@ -31,7 +30,8 @@ from handler.errors import (
     SlowRequestError,
 )
 from handler.lifecycle import Lifecycle
-from handler.logs import where
+from handler.logs import current_request, where
+from handler.refusals import refuse
 
 SPARE_THREADS = 16  # beyond the slots: health, models, and errors while every slot is taken
 
@@ -135,12 +135,16 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     def _refuse(self, conn: Connection, error: ServiceError) -> None:
         """Answer without a thread and close."""
         self._forget(conn)
-        _send(conn.sock, error)
+        self._send(conn.sock, error)
         conn.close()
         self.nr_conns -= 1
 
+    def _send(self, client: socket.socket, error: ServiceError) -> str:
+        return refuse(client, error, count=self.wsgi.extensions.get("refused"))
+
     def handle(self, conn: Connection) -> Any:
         """Handle one request, in a thread."""
+        current_request.set(None)  # the thread's last request is over
         kept = super().handle(conn)
         try:
             conn.sock.flush()
@@ -189,13 +193,14 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:  # noqa: ARG002 - gunicorn's
         """Answer what gunicorn cannot parse in the envelope; its own line in the log would quote headers."""
         name = type(exc).__name__
+        error: ServiceError = InternalError("something broke on our side; the log has the details")
         if isinstance(exc, LimitRequestLine | LimitRequestHeaders):
-            _send(client, HeadTooLargeError("the request line or a header is too long, or there are too many headers"))
+            error = HeadTooLargeError("the request line or a header is too long, or there are too many headers")
         elif isinstance(exc, ParseException):
-            _send(client, InvalidRequestError(f"this is not HTTP that can be read ({name})"))
-        else:
-            log.error("connection_failed", extra={"error": name, "where": where(exc)})
-            _send(client, InternalError("something broke on our side; the log has the details"))
+            error = InvalidRequestError(f"this is not HTTP that can be read ({name})")
+        request_id = self._send(client, error)
+        if isinstance(error, InternalError):
+            log.error("connection_failed", extra={"request_id": request_id, "error": name, "where": where(exc)})
 
     def murder_pending(self) -> None:
         """Close connections whose request did not arrive in time."""
@@ -258,6 +263,8 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             self.murder_keepalived()
             self.murder_pending()
             self._end_lingering()
+        for finish in self.wsgi.extensions.get("on_stop", ()):
+            finish()
         log.info("stopped", extra={"unanswered": lifecycle.in_flight, "drain_s": round(time.monotonic() - begin, 3)})
 
     def _accept_backlog(self, listener: socket.socket) -> None:
@@ -265,20 +272,3 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         while before != self.nr_conns:
             before = self.nr_conns
             self.accept(listener)
-
-
-def _send(client: socket.socket, error: ServiceError) -> None:
-    """Write *error* as a whole response, for what never reaches the application."""
-    told = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    body = json.dumps({"error": told})
-    head = [
-        f"HTTP/1.1 {error.status.value} {error.status.phrase}",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-        *([f"Retry-After: {error.retry_after}"] if error.retry_after is not None else []),
-        "Connection: close",
-    ]
-    try:
-        client.send("\r\n".join([*head, "", body]).encode(), socket.MSG_DONTWAIT)  # may be the main loop's
-    except OSError as exc:
-        log.debug("refusal_not_sent", extra={"error": type(exc).__name__})

@@ -46,6 +46,7 @@ def create_app() -> Flask:
         slots=settings.max_concurrent_requests,
         in_flight=lambda: lifecycle.in_flight,
         is_ready=lambda: lifecycle.state is State.READY,
+        engine=lambda: lifecycle.model.engine if lifecycle.model else None,
     )
     app = build_app(
         EmbeddingService(lifecycle, _rules(settings)),
@@ -63,6 +64,7 @@ def create_app() -> Flask:
         cors_allow_origins=settings.cors_allow_origins,
     )
     app.extensions["lifecycle"] = lifecycle  # for the gunicorn worker, which has only the application
+    app.extensions["refused"] = metrics.refused  # what the worker counts
     process = _Process(settings, lifecycle, access, metrics, app)
     threading.Thread(target=process.cold_start, name="cold-start", daemon=True).start()
     return app
@@ -131,6 +133,8 @@ class _Process:
             log.warning("open", extra={"reason": "no EMBED_API_KEYS: everybody who reaches this port may embed"})
         name = _rules(settings).names[0]
         told = {"name": name, "model_version": settings.model_version, "dtype": model.dtype, "version": __version__}
+        told |= {"architecture": model.architecture, "pooling": model.pooling}
+        told |= {"dimensions": str(model.dimensions), "max_tokens": str(model.max_tokens)}
         who = {"service": settings.service_name, "role": settings.service_role, "tags": ",".join(settings.tags)}
         self.metrics.started(phases_s=phases, model=told | who)
         url = f"http://localhost:{settings.port}/v1"
