@@ -1,4 +1,4 @@
-"""What the worker answers by itself because it never reaches the application; with an id, a log line and a count too."""
+"""What the worker answers by itself, as it never reaches the application; with an id, a log line and a count."""
 
 from __future__ import annotations
 
