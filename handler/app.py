@@ -25,6 +25,7 @@ from handler.errors import (
     RouteNotFoundError,
     ServiceError,
 )
+from handler.finished import Finished, Watch
 from handler.inquiry import Inquiry
 from handler.lifecycle import Lifecycle, State
 from handler.listings import Listings, ModelCard
@@ -86,6 +87,7 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
     metrics: Metrics,
     max_body_bytes: int,
     cors_allow_origins: tuple[str, ...] = (),
+    watches: tuple[Watch, ...] = (),
 ) -> Flask:
     """Build the WSGI application; it answers while the model loads."""
     app = _Application("handler", static_folder=None)
@@ -99,7 +101,7 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
     _add_probes(app, service, lifecycle)
     _add_metrics(app, metrics)
     _add_errors(app)
-    _add_request_log(app, metrics)
+    _add_request_log(app, metrics, watches)
     if cors_allow_origins:
         from flask_cors import CORS  # noqa: PLC0415 - only where browsers are let in
 
@@ -236,7 +238,7 @@ def _translated(error: HTTPException) -> ServiceError:
     return InternalError("something broke on our side; the log has the details")
 
 
-def _add_request_log(app: Flask, metrics: Metrics) -> None:
+def _add_request_log(app: Flask, metrics: Metrics, watches: tuple[Watch, ...]) -> None:
     @app.before_request
     def begin() -> None:
         request.environ[_RECEIVED] = time.monotonic()
@@ -264,6 +266,10 @@ def _add_request_log(app: Flask, metrics: Metrics) -> None:
             fields |= {"inputs": answer.inputs, "tokens": answer.tokens, "stages_ms": answer.stages_ms}
         if error is not None:
             fields["error"] = error
+        if watches and request.endpoint not in _PROBES:
+            finished = Finished.of(fields, request.headers.get)
+            for watch in watches:
+                fields |= watch(finished)
         emit: Callable[..., None] = log.debug if request.endpoint in _PROBES else log.info
         emit("request", extra=fields)
         return response

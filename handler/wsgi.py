@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from flask import Flask
@@ -24,6 +25,7 @@ from handler.metrics import Metrics
 from handler.ports import open_tcp_probes, serve_metrics
 from handler.service import EmbeddingService, LoadedModel, Rules
 from handler.settings import Settings
+from handler.telemetry import Telemetry, build_telemetry
 from handler.weights import model_name
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ def create_app() -> Flask:
         is_ready=lambda: lifecycle.state is State.READY,
         engine=lambda: lifecycle.model.engine if lifecycle.model else None,
     )
+    telemetry = build_telemetry(settings, model=_rules(settings).names[0], in_flight=lambda: lifecycle.in_flight)
     app = build_app(
         EmbeddingService(lifecycle, _rules(settings)),
         lifecycle,
@@ -62,12 +65,20 @@ def create_app() -> Flask:
         metrics=metrics,
         max_body_bytes=settings.max_body_bytes,
         cors_allow_origins=settings.cors_allow_origins,
+        watches=telemetry.watches,
     )
     app.extensions["lifecycle"] = lifecycle  # for the gunicorn worker, which has only the application
-    app.extensions["refused"] = metrics.refused  # what the worker counts
-    process = _Process(settings, lifecycle, access, metrics, app)
+    app.extensions["refused"] = partial(_refused, metrics, telemetry)
+    app.extensions["on_stop"] = (telemetry.close,)
+    process = _Process(settings, lifecycle, access, metrics, telemetry, app)
     threading.Thread(target=process.cold_start, name="cold-start", daemon=True).start()
     return app
+
+
+def _refused(metrics: Metrics, telemetry: Telemetry, *, status: int, reason: str) -> None:
+    """Count what the worker has answered by itself."""
+    metrics.refused(status=status, reason=reason)
+    telemetry.refused(status=status)
 
 
 def _needs_secret(settings: Settings) -> bool:
@@ -95,6 +106,7 @@ class _Process:
     lifecycle: Lifecycle[LoadedModel]
     access: Access
     metrics: Metrics
+    telemetry: Telemetry
     app: Flask
 
     def cold_start(self) -> None:
@@ -136,6 +148,7 @@ class _Process:
         told |= {"architecture": model.architecture, "pooling": model.pooling}
         told |= {"dimensions": str(model.dimensions), "max_tokens": str(model.max_tokens)}
         who = {"service": settings.service_name, "role": settings.service_role, "tags": ",".join(settings.tags)}
+        self.telemetry.started(phases["total"])
         self.metrics.started(phases_s=phases, model=told | who)
         url = f"http://localhost:{settings.port}/v1"
         size = {"dimensions": model.dimensions, "max_tokens": model.max_tokens}
@@ -156,6 +169,7 @@ class _Process:
         self.lifecycle.fail()
         for line in reason.splitlines():
             log.error("start_failed", extra={"reason": line})
+        self.telemetry.start_failed()
         _exit(StartError.exit_code)
 
     def _engine_died(self) -> None:
@@ -163,6 +177,7 @@ class _Process:
         self.lifecycle.fail()
         self.lifecycle.wait_idle(_ANSWER_WAITING_S)
         time.sleep(_WRITE_S)
+        self.telemetry.engine_died()
         _exit(1)
 
 

@@ -35,13 +35,17 @@ ALLOWED: dict[str, set[str]] = {
     "access": {"aws", "errors"},
     "lifecycle": {"errors"},
     "metrics": {"errors"},
+    "finished": set(),
+    "emf": {"finished"},
+    "traces": {"finished"},
+    "telemetry": {"emf", "finished", "settings", "traces"},
     "ports": {"errors", "lifecycle"},
     "service": {"encoding", "engine", "errors", "inquiry", "lifecycle", "model_folder", "prompts", "tokenization"},
     "listings": {"pharia", "service"},
     "pharia_routes": {"access", "encoding", "inquiry", "listings", "pharia", "protocol", "service"},
     "app": {
-        *("access", "encoding", "errors", "inquiry", "lifecycle", "listings", "logs", "metrics", "pharia_routes"),
-        *("protocol", "service"),
+        *("access", "encoding", "errors", "finished", "inquiry", "lifecycle", "listings", "logs", "metrics"),
+        *("pharia_routes", "protocol", "service"),
     },
     "cold_start": {
         *("caches", "encoding", "engine", "errors", "lifecycle", "model_folder", "prompts", "service", "settings"),
@@ -49,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "wsgi": {
         *("access", "app", "cold_start", "errors", "lifecycle", "listings", "logs", "metrics", "ports", "service"),
-        *("settings", "weights"),
+        *("settings", "telemetry", "weights"),
     },
     "connections": set(),
     "refusals": {"errors", "logs"},
@@ -74,6 +78,8 @@ OWNERS = {
     "transformers": {"tokenization"},
     "pydantic_settings": {"settings"},
     "prometheus_client": {"metrics", "ports"},
+    "opentelemetry": {"traces"},
+    "aws_lambda_powertools": {"emf"},
     "torch": set(),
 }
 
