@@ -125,7 +125,7 @@ class EmfWriter:
     def _line(
         self, counts: Mapping[str, int], latencies_ms: list[float], start_s: float | None, *, in_flight: int
     ) -> str:
-        # A second of imports that only those pay who want the lines, and not before the first of them.
+        # Imports that only those pay who want the lines, and not before the first of them.
         from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import (  # noqa: PLC0415
             AmazonCloudWatchEMFProvider,
         )

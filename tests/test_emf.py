@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from typing import Any
 
 import pytest
@@ -178,3 +179,17 @@ def test_a_broken_line_is_noticed() -> None:
         },
     ):
         assert faults(broken) != []
+
+
+def test_lines_come_while_it_runs() -> None:
+    """One for each interval, from a thread that ends with the writer."""
+    stream = io.StringIO()
+    emf = EmfWriter("names/pace", service="search", in_flight=lambda: 0, stream=stream, interval_s=0.02)
+    deadline = time.monotonic() + 10
+    for count in (1, 2):
+        emf.watch(answered())
+        while stream.getvalue().count("\n") < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    emf.close()
+    assert sum(line["Requests"][0] for line in lines(stream)) == 2
