@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -27,10 +26,11 @@ from handler.errors import (
     RouteNotFoundError,
     ServiceError,
 )
+from handler.finished import Finished, Watch
 from handler.inquiry import Inquiry
 from handler.lifecycle import Lifecycle, State
 from handler.listings import Listings, ModelCard
-from handler.logs import where
+from handler.logs import current_request, new_request_id, where
 from handler.metrics import Metrics
 from handler.pages import add_pages
 from handler.pharia_routes import add_pharia_routes, speaks_pharia
@@ -90,6 +90,7 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
     max_body_bytes: int,
     cors_allow_origins: tuple[str, ...] = (),
     pages_need_key: bool = False,
+    watches: tuple[Watch, ...] = (),
 ) -> Flask:
     """Build the WSGI application; it answers while the model loads."""
     app = _Application("handler", static_folder=None)
@@ -103,13 +104,12 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
     _add_probes(app, service, lifecycle)
     add_pages(app, service.rules, access, metrics=metrics, need_key=pages_need_key)
     _add_errors(app)
-    _add_request_log(app, metrics)
+    _add_request_log(app, metrics, watches)
     if cors_allow_origins:
         from flask_cors import CORS  # noqa: PLC0415 - only where browsers are let in
 
         CORS(app, origins=list(cors_allow_origins), expose_headers=["x-request-id", "server-timing", "retry-after"])
-    else:  # what the worker refuses has no CORS headers, and a browser could not read it
-        _add_shedding(app, metrics)
+    app.extensions["sheds"] = not cors_allow_origins  # the worker's own answers have no CORS headers
     return app
 
 
@@ -239,11 +239,12 @@ def _translated(error: HTTPException) -> ServiceError:
     return InternalError("something broke on our side; the log has the details")
 
 
-def _add_request_log(app: Flask, metrics: Metrics) -> None:
+def _add_request_log(app: Flask, metrics: Metrics, watches: tuple[Watch, ...]) -> None:
     @app.before_request
     def begin() -> None:
         request.environ[_RECEIVED] = time.monotonic()
         request.environ[_REQUEST_ID] = _request_id(request.headers.get("X-Request-Id"))
+        current_request.set(request.environ[_REQUEST_ID])
 
     @app.after_request
     def finish(response: Response) -> Response:
@@ -266,24 +267,17 @@ def _add_request_log(app: Flask, metrics: Metrics) -> None:
             fields |= {"inputs": answer.inputs, "tokens": answer.tokens, "stages_ms": answer.stages_ms}
         if error is not None:
             fields["error"] = error
+        if watches and request.endpoint not in _PROBES:
+            finished = Finished.of(fields, request.headers.get)
+            for watch in watches:
+                fields |= watch(finished)
         emit: Callable[..., None] = log.debug if request.endpoint in _PROBES else log.info
         emit("request", extra=fields)
         return response
-
-
-def _add_shedding(app: Flask, metrics: Metrics) -> None:
-    """Count and log what the worker refuses before it gets here."""
-
-    def shed(path: str, request_id: str, error: ServiceError) -> None:
-        metrics.answered(route=path, status=error.status, seconds=0, reason=error.code)
-        fields = {"request_id": request_id, "method": "POST", "route": path, "status": int(error.status)}
-        log.info("request", extra={**fields, "total_ms": 0, "error": error.code})
-
-    app.extensions["shed"] = shed
 
 
 def _request_id(sent: str | None) -> str:
     """Keep the client's id where it is printable ASCII of at most 128 characters, else make one."""
     if sent and len(sent) <= 128 and sent.isascii() and sent.isprintable():  # noqa: PLR2004 - said in the docstring
         return sent
-    return f"req-{uuid.uuid4().hex}"
+    return new_request_id()

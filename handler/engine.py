@@ -85,6 +85,9 @@ class Engine:
         self._dead = False
         self._running: dict[int, tuple[_Job, int]] = {}  # key -> (job, row)
         self._next_key = 0
+        # Plain numbers for the metrics: only the thread writes them, and a scrape may read them at any moment.
+        self.finished_texts = 0
+        self.steps_by_size = [0] * 32  # at i: steps that finished 2**(i - 1) to 2**i - 1 texts, at 0: none
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -117,6 +120,11 @@ class Engine:
         finished = time.monotonic()
         return Embedded(job.vectors, queue_s=job.started - job.submitted, engine_s=finished - job.started)
 
+    @property
+    def waiting_texts(self) -> int:
+        """How many texts the thread has taken that have no vector yet, those of the running batch included."""
+        return len(self._running)
+
     def close(self) -> None:
         """Stop the thread and free the engine; what is still running is answered as by a dead engine."""
         self._inbox.put(None)
@@ -142,7 +150,10 @@ class Engine:
 
     def _serve(self, core: Core) -> None:
         while self._take(core):
-            set_all([job.done for key, vector in core.step() if (job := self._deliver(key, vector)) is not None])
+            finished = core.step()
+            self.steps_by_size[len(finished).bit_length()] += 1
+            self.finished_texts += len(finished)
+            set_all([job.done for key, vector in finished if (job := self._deliver(key, vector)) is not None])
 
     def _take(self, core: Core) -> bool:
         """Move everything that waits into the engine; block while there is nothing to do. False: stop."""

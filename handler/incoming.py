@@ -5,6 +5,7 @@ A slow or silent sender costs memory, of which there is a limit, and never a thr
 
 from __future__ import annotations
 
+import resource
 import selectors
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from handler.errors import OverloadedError, ServiceError, SlowRequestError
 
 _READ_TIMEOUT_S = 60.0  # for the whole of a request
 _BUFFERED_BYTES = 512 * 2**20  # of all of them
+_DESCRIPTORS = 8192  # four for each connection, where the system lets us
 
 
 class Incoming:
@@ -121,3 +123,11 @@ class Incoming:
         latest = time.monotonic() + timeout_s
         capped = {conn: end if conn.received else min(end, latest) for conn, end in self._waiting.items()}
         self._waiting = dict(sorted(capped.items(), key=lambda item: item[1]))
+
+
+def raise_descriptor_limit() -> None:
+    """Use what the system allows: each connection is a descriptor, and some limit processes to 1024 unasked."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import traceback
+import uuid
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,26 @@ from pythonjsonlogger.orjson import OrjsonFormatter
 
 # Third parties are heard only from this level on, unless LOG_LEVEL is DEBUG. vLLM warns of each of its own choices.
 _QUIET = {"vllm": "ERROR", "transformers": "ERROR", "botocore": "WARNING", "boto3": "WARNING", "urllib3": "WARNING"}
+
+
+# The id of the request that this thread works on, None between two.
+current_request: ContextVar[str | None] = ContextVar("current_request", default=None)
+
+
+def new_request_id() -> str:
+    """Make an id for a request that brought none."""
+    return f"req-{uuid.uuid4().hex}"
+
+
+class RequestIdFilter(logging.Filter):
+    """Puts the request's id into every line that is written while one is worked on, third parties' included."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the id, keep the line."""
+        request_id = current_request.get()
+        if request_id is not None and not hasattr(record, "request_id"):
+            record.request_id = request_id
+        return True
 
 
 class EventJsonFormatter(OrjsonFormatter):
@@ -56,7 +78,15 @@ def logging_config(*, level: str, log_format: str, **static_fields: object) -> d
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"event": {"()": formatter, **static_fields}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "event", "stream": "ext://sys.stderr"}},
+        "filters": {"request_id": {"()": RequestIdFilter}},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": "event",
+                "filters": ["request_id"],
+                "stream": "ext://sys.stderr",
+            }
+        },
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {
             "gunicorn.error": {"level": "WARNING", "handlers": [], "propagate": True},

@@ -7,10 +7,14 @@ would take the time that embedding needs; here it costs the main loop some micro
 from __future__ import annotations
 
 import json
+import logging
 import re
-import uuid
+from typing import Protocol
 
 from handler.errors import ServiceError
+from handler.logs import current_request, new_request_id
+
+log = logging.getLogger(__name__)
 
 _BUSY_PATHS = {b"/v1/embeddings", b"/embeddings", b"/invocations"}  # whose errors have the envelope below
 _LINE = re.compile(rb"POST ([^ ?\r\n]{1,64})(?:\?[^ \r\n]*)? HTTP/1\.1\r\n")
@@ -28,7 +32,7 @@ def sheddable_path(received: bytearray) -> str | None:
 def request_id(received: bytearray) -> str:
     """Return the client's own id of the request, or make one."""
     found = _REQUEST_ID.search(_head(received))
-    return found[1].decode() if found else f"req-{uuid.uuid4().hex}"
+    return found[1].decode() if found else current_request.get() or new_request_id()
 
 
 def asks_to_close(received: bytearray) -> bool:
@@ -38,6 +42,22 @@ def asks_to_close(received: bytearray) -> bool:
 
 def _head(received: bytearray) -> bytes:
     return bytes(received[:_HEAD_BYTES]).partition(b"\r\n\r\n")[0] + b"\r\n"
+
+
+class Count(Protocol):
+    """Counts one answer."""
+
+    def __call__(self, *, route: str, status: int, reason: str) -> None:
+        """Count it by its *route*, its *status* and the code of its error."""
+
+
+def note(error: ServiceError, *, request_id: str, path: str | None, count: Count | None) -> None:
+    """Write the line of a refused request, which had *path* or could not be read, and count it."""
+    route, status, reason = path or "unknown", int(error.status), error.code or error.type
+    event, told = ("request", {"method": "POST", "total_ms": 0}) if path else ("refused", {})
+    log.info(event, extra={"request_id": request_id, "route": route, "status": status, "error": reason, **told})
+    if count is not None:
+        count(route=route, status=status, reason=reason)
 
 
 def refusal(error: ServiceError, *, close: bool = True, **headers: str) -> bytes:

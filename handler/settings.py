@@ -22,6 +22,8 @@ PREFIX = "EMBED_"
 # What Kubernetes injects into every pod for a Service that is named "embed".
 _KUBERNETES_SERVICE = re.compile(r"EMBED_(.*SERVICE_HOST|.*SERVICE_PORT.*|PORT|PORT_\d+_(TCP|UDP).*)$")
 
+_URL = r"^https?://\S+$"
+
 
 def _comma_list(value: object) -> object:
     return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
@@ -107,11 +109,23 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text"] = "json"
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
     tcp_probes: PortList = ()
+    emf_namespace: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._#:/-]{1,255}$")
+    otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT", pattern=_URL)
+    otlp_traces_endpoint: str | None = Field(
+        default=None, validation_alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", pattern=_URL
+    )
+    otel_service_name: str | None = Field(default=None, validation_alias="OTEL_SERVICE_NAME")
     service_name: str = "serverless-embeddings"
     service_role: str = "worker"
     start_timeout_s: float = Field(default=900, gt=0)
     drain_timeout_s: float = Field(default=8, ge=0)
     cold_start_wait_s: float = Field(default=0, ge=0)
+
+    @property
+    def traces_endpoint(self) -> str | None:
+        """The URL that traces go to by OpenTelemetry's rules, None for no traces."""
+        base = self.otlp_endpoint
+        return self.otlp_traces_endpoint or (f"{base.rstrip('/')}/v1/traces" if base else None)
 
     @classmethod
     def variable(cls, field: str) -> str:

@@ -13,11 +13,9 @@ Source: gunicorn 27.0.1, gunicorn/workers/gthread.py.
 from __future__ import annotations
 
 import logging
-import resource
 import selectors
 import socket
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -28,11 +26,11 @@ from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from handler.connections import ClientSocket, Connection
 from handler.errors import HeadTooLargeError, InternalError, InvalidRequestError, OverloadedError, ServiceError
-from handler.incoming import Incoming
+from handler.incoming import Incoming, raise_descriptor_limit
 from handler.lifecycle import Lifecycle
-from handler.logs import where
+from handler.logs import current_request, where
 from handler.outgoing import Lingering, Outgoing
-from handler.refusals import asks_to_close, refusal, request_id, sheddable_path
+from handler.refusals import asks_to_close, note, refusal, request_id, sheddable_path
 from handler.strands import Hub
 
 SPARE_THREADS = 16  # beyond the slots: health, models, and errors while every slot is taken
@@ -44,7 +42,6 @@ _SILENT_LINGER_S = 0.5  # in a drain, for the first byte on a new connection
 _NOTIFY_S = 1.0
 _PATIENCE_S = 1.0  # a connection younger than that is about to send its request
 _NO_ROOM_S = 0.05  # until accepting is tried again where the system has refused
-_DESCRIPTORS = 8192  # four for each connection, where the system lets us
 
 
 class ErrorLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
@@ -101,12 +98,10 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         A small one is handled here as a strand, a large one in a thread of its own. So is what comes while the model
         loads: it may wait for that, which strands cannot.
         """
-        path = sheddable_path(conn.received)
+        path = sheddable_path(conn.received) if self.wsgi.extensions.get("sheds", True) else None
         if path is not None and (error := self._busy()) is not None and not conn.frame.cut_short:
-            shed = self.wsgi.extensions.get("shed")  # absent where answers need headers of the application's
-            if shed is not None:
-                self._shed(conn, partial(shed, path), error)
-                return
+            self._shed(conn, path, error)
+            return
         conn.take_request()
         if conn.is_small and self._lifecycle.model is not None:
             self._hub.start(partial(self._handle_here, conn))
@@ -124,11 +119,11 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             return OverloadedError("too many requests are being answered; try again")
         return self._lifecycle.overload()
 
-    def _shed(self, conn: Connection, note: Callable[[str, ServiceError], None], error: OverloadedError) -> None:
-        """Refuse without a thread, and *note* it; the connection goes on."""
+    def _shed(self, conn: Connection, path: str, error: OverloadedError) -> None:
+        """Refuse without a thread; the connection goes on."""
         told, closes = request_id(conn.received), asks_to_close(conn.received)
         conn.take_request()
-        note(told, error)
+        self._note(error, told, path)
         conn.sock.unsent.append(memoryview(refusal(error, close=closes, x_request_id=told)))
         try:
             conn.sock.send_now()
@@ -138,8 +133,15 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
 
     def _refuse(self, conn: Connection, error: ServiceError) -> None:
         """Answer without a thread and close."""
-        conn.sock.try_send(refusal(error))
+        self._tell(conn.sock, error, request_id(conn.received))
         self._close(conn, graceful=True)
+
+    def _tell(self, client: ClientSocket, error: ServiceError, told: str) -> None:
+        self._note(error, told, None)
+        client.try_send(refusal(error, x_request_id=told))
+
+    def _note(self, error: ServiceError, told: str, path: str | None) -> None:
+        note(error, request_id=told, path=path, count=self.wsgi.extensions.get("refused"))
 
     def _close(self, conn: Connection, *, graceful: bool = False) -> None:
         self.nr_conns -= 1
@@ -147,6 +149,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
 
     def handle(self, conn: Connection) -> Any:
         """Handle one request, in a strand or a thread."""
+        current_request.set(None)  # the thread's last request is over
         kept = super().handle(conn)
         try:
             conn.sock.flush()
@@ -207,13 +210,15 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         elif isinstance(exc, ParseException):
             error = InvalidRequestError(f"this is not HTTP that can be read ({name})")
         else:
-            log.error("connection_failed", extra={"error": name, "where": where(exc)})
             error = InternalError("something broke on our side; the log has the details")
-        client.try_send(refusal(error))
+        told = request_id(bytearray())  # what the application has set, if it got that far
+        if isinstance(error, InternalError):
+            log.error("connection_failed", extra={"request_id": told, "error": name, "where": where(exc)})
+        self._tell(client, error, told)
 
     def run(self) -> None:
         """Serve until told to stop, then drain."""
-        _raise_descriptor_limit()
+        raise_descriptor_limit()
         self._hub = Hub(self.poller)
         self._incoming = Incoming(self.poller, whole=self._hand_on, refuse=self._refuse, gone=self._close)
         self._outgoing = Outgoing(self.poller, lambda conn, whole: self._answered(conn, whole=whole))
@@ -277,6 +282,8 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             self.notify()
             self.wait_for_and_dispatch_events(timeout=0.05)
             self._expire()
+        for finish in self.wsgi.extensions.get("on_stop", ()):
+            finish()
         log.info("stopped", extra={"unanswered": lifecycle.in_flight, "drain_s": round(time.monotonic() - begin, 3)})
 
     def _accept_backlog(self, listener: socket.socket) -> None:
@@ -284,11 +291,3 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         while before != self.nr_conns:
             before = self.nr_conns
             self.accept(listener)
-
-
-def _raise_descriptor_limit() -> None:
-    """Use what the system allows: each connection is a descriptor, and some limit processes to 1024 unasked."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

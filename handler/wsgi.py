@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from flask import Flask
@@ -25,6 +26,7 @@ from handler.metrics import Metrics
 from handler.ports import open_tcp_probes, serve_metrics
 from handler.service import EmbeddingService, LoadedModel, Rules
 from handler.settings import Settings
+from handler.telemetry import Telemetry, build_telemetry
 from handler.weights import model_name
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,9 @@ def create_app() -> Flask:
         slots=settings.max_concurrent_requests,
         in_flight=lambda: lifecycle.in_flight,
         is_ready=lambda: lifecycle.state is State.READY,
+        engine=lambda: lifecycle.model.engine if lifecycle.model else None,
     )
+    telemetry = build_telemetry(settings, model=_rules(settings).names[0], in_flight=lambda: lifecycle.in_flight)
     app = build_app(
         EmbeddingService(lifecycle, _rules(settings)),
         lifecycle,
@@ -64,11 +68,20 @@ def create_app() -> Flask:
         max_body_bytes=settings.max_body_bytes,
         cors_allow_origins=settings.cors_allow_origins,
         pages_need_key=settings.pages_need_key,
+        watches=telemetry.watches,
     )
     app.extensions["lifecycle"] = lifecycle  # for the gunicorn worker, which has only the application
-    process = _Process(settings, lifecycle, access, metrics, app)
+    app.extensions["refused"] = partial(_refused, metrics, telemetry)
+    app.extensions["on_stop"] = (telemetry.close,)
+    process = _Process(settings, lifecycle, access, metrics, telemetry, app)
     threading.Thread(target=process.cold_start, name="cold-start", daemon=True).start()
     return app
+
+
+def _refused(metrics: Metrics, telemetry: Telemetry, *, route: str, status: int, reason: str) -> None:
+    """Count what the worker has answered by itself."""
+    metrics.refused(route=route, status=status, reason=reason)
+    telemetry.refused(status=status)
 
 
 def _needs_secret(settings: Settings) -> bool:
@@ -96,6 +109,7 @@ class _Process:
     lifecycle: Lifecycle[LoadedModel]
     access: Access
     metrics: Metrics
+    telemetry: Telemetry
     app: Flask
 
     def cold_start(self) -> None:
@@ -134,7 +148,10 @@ class _Process:
             log.warning("open", extra={"reason": "no EMBED_API_KEYS: everybody who reaches this port may embed"})
         name = _rules(settings).names[0]
         told = {"name": name, "model_version": settings.model_version, "dtype": model.dtype, "version": __version__}
+        told |= {"architecture": model.architecture, "pooling": model.pooling}
+        told |= {"dimensions": str(model.dimensions), "max_tokens": str(model.max_tokens)}
         who = {"service": settings.service_name, "role": settings.service_role, "tags": ",".join(settings.tags)}
+        self.telemetry.started(phases["total"])
         self.metrics.started(phases_s=phases, model=told | who)
         url = f"http://localhost:{settings.port}/v1"
         size = {"dimensions": model.dimensions, "max_tokens": model.max_tokens}
@@ -155,6 +172,7 @@ class _Process:
         self.lifecycle.fail()
         for line in reason.splitlines():
             log.error("start_failed", extra={"reason": line})
+        self.telemetry.start_failed()
         _exit(StartError.exit_code)
 
     def _engine_died(self) -> None:
@@ -162,6 +180,7 @@ class _Process:
         self.lifecycle.fail()
         self.lifecycle.wait_idle(_ANSWER_WAITING_S)
         time.sleep(_WRITE_S)
+        self.telemetry.engine_died()
         _exit(1)
 
 

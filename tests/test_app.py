@@ -9,6 +9,7 @@ from flask.testing import FlaskClient
 
 from handler.errors import DeadlineExceededError, OverloadedError
 from handler.lifecycle import Lifecycle
+from handler.logs import RequestIdFilter
 from handler.service import EmbeddingService, LoadedModel
 from handler.tokenization import TextTokenizer
 from tests.fake_app import build, loaded
@@ -98,10 +99,15 @@ def test_what_breaks_on_our_side_tells_nothing_and_logs_no_text(caplog: pytest.L
     object.__setattr__(broken, "tokenizer", Broken(ByteTokenizer(), vocab_size=VOCABULARY))
     lifecycle.ready(broken)
     client = build(ready=False, lifecycle=lifecycle)
+    caplog.handler.addFilter(RequestIdFilter())
     with caplog.at_level(logging.DEBUG):
-        status, told = error(client, input="my secret text")
-    assert (status, told["type"], told["code"]) == (500, "server_error", None)
-    logged = " ".join(str(vars(record)) for record in caplog.records)
+        response = client.post("/v1/embeddings", json={"input": "my secret text"})
+    assert response.json is not None
+    told = response.json["error"]
+    assert (response.status_code, told["type"], told["code"]) == (500, "server_error", None)
+    lines = {record.getMessage(): vars(record) for record in caplog.records}
+    assert lines["request_failed"]["request_id"] == response.headers["x-request-id"]
+    logged = str(lines)
     assert "RuntimeError" in logged
     assert "secret" not in logged + str(told)
     assert lifecycle.in_flight == 0

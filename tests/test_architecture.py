@@ -36,7 +36,11 @@ ALLOWED: dict[str, set[str]] = {
     "s3_model": {"aws", "s3", "s3_errors", "s3_fetch", "s3_folder"},
     "access": {"aws", "errors"},
     "lifecycle": {"errors"},
-    "metrics": set(),
+    "metrics": {"errors"},
+    "finished": set(),
+    "emf": {"finished"},
+    "traces": {"finished"},
+    "telemetry": {"emf", "finished", "settings", "traces"},
     "ports": {"errors", "lifecycle"},
     "service": {"encoding", "engine", "errors", "inquiry", "lifecycle", "model_folder", "prompts", "tokenization"},
     "listings": {"pharia", "service"},
@@ -46,8 +50,8 @@ ALLOWED: dict[str, set[str]] = {
     "openapi": {"answers", "errors", "operations", "service"},
     "pages": {"access", "metrics", "openapi", "service"},
     "app": {
-        *("access", "encoding", "errors", "inquiry", "lifecycle", "listings", "logs", "metrics", "pages"),
-        *("pharia_routes", "protocol", "service"),
+        *("access", "encoding", "errors", "finished", "inquiry", "lifecycle", "listings", "logs", "metrics"),
+        *("pages", "pharia_routes", "protocol", "service"),
     },
     "cold_start": {
         *("caches", "encoding", "engine", "errors", "lifecycle", "model_folder", "prompts", "service", "settings"),
@@ -55,13 +59,13 @@ ALLOWED: dict[str, set[str]] = {
     },
     "wsgi": {
         *("access", "allocator", "app", "cold_start", "errors", "lifecycle", "listings", "logs", "metrics", "ports"),
-        *("service", "settings", "weights"),
+        *("service", "settings", "telemetry", "weights"),
     },
     "framing": {"errors"},
     "connections": {"framing"},
     "incoming": {"connections", "errors"},
     "outgoing": {"connections"},
-    "refusals": {"errors"},
+    "refusals": {"errors", "logs"},
     "worker": {"connections", "errors", "incoming", "lifecycle", "logs", "outgoing", "refusals", "strands"},
     "gunicorn_conf": {"errors", "logs", "settings", "worker"},
     "env_formats": set(),
@@ -84,6 +88,8 @@ OWNERS = {
     "transformers": {"tokenization"},
     "pydantic_settings": {"settings"},
     "prometheus_client": {"metrics", "ports"},
+    "opentelemetry": {"traces"},
+    "aws_lambda_powertools": {"emf"},
     "torch": set(),
 }
 

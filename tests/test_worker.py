@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -213,6 +214,7 @@ def test_what_is_not_http_is_refused(server: Server) -> None:
         line, _, body = answer(connect(server, data)).partition(b"\r\n\r\n")
         assert int(line.split()[1]) in statuses, body
         assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+        assert re.search(rb"\r\nx-request-id: req-[0-9a-f]{32}(\r\n|$)", line)
     assert "my-secret" not in server.log()
 
 

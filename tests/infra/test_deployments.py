@@ -52,7 +52,9 @@ def test_every_setting_that_a_file_names_exists(path: Path) -> None:
     assert named <= SETTINGS
 
 
-@pytest.mark.parametrize("path", [*PAGES, INFRA / "scaling.md"], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [*PAGES, INFRA / "scaling.md", INFRA / "monitoring.md"], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_a_page_is_one_screen_and_true(path: Path) -> None:
     """Settings exist, links lead somewhere, and a deploy page is short."""
     text = path.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 import subprocess
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from handler.emf import EmfWriter
+from handler.finished import Finished
 from handler.settings import Settings
 from tests.infra.files import INFRA, PATCH, TEMPLATE, read, walk
 from tests.server import ROOT
@@ -137,17 +140,51 @@ def test_every_condition_and_parameter_is_used() -> None:
     assert sorted(grouped) == sorted(DOCUMENT["Parameters"])
 
 
-def test_alarms_hear_what_the_server_logs() -> None:
-    """The events of the metric filter are those that the server writes when it cannot start or its engine dies."""
-    pattern = RESOURCES["StartFailures"]["Properties"]["FilterPattern"]
+def watched(namespace: str) -> set[tuple[str, tuple[str, ...]]]:
+    """Name and dimensions of every metric of *namespace* that an alarm reads."""
+    nodes = [node for node in walk(RESOURCES) if isinstance(node, dict) and node.get("Namespace") == namespace]
+    return {(node["MetricName"], tuple(dimension["Name"] for dimension in node["Dimensions"])) for node in nodes}
+
+
+def test_alarms_read_what_the_server_writes() -> None:
+    """Names, dimensions and namespace are those of the lines of a server with the template's own variables."""
+    variables = RESOURCES["Function"]["Properties"]["Environment"]["Variables"]
+    stream = io.StringIO()
+    writer = EmfWriter(variables["EMBED_EMF_NAMESPACE"], service="stack", in_flight=lambda: 1, stream=stream)
+    writer.watch(Finished(method="POST", route="/v1/embeddings", status=200, total_ms=100, inputs=1, tokens=3))
+    writer.close()
+    line = json.loads(stream.getvalue())
+    (directive,) = line["_aws"]["CloudWatchMetrics"]
+    (dimensions,) = directive["Dimensions"]
+    names = {metric["Name"] for metric in directive["Metrics"]}
+    alarms = watched(directive["Namespace"])
+    assert {name for name, _ in alarms} <= names
+    assert {of for _, of in alarms} == {tuple(dimensions)} == {("service",)}
+    assert {name for name, _ in alarms} == {
+        *("Errors", "Rejected", "Requests", "StartFailures", "EngineDeaths", "Latency"),
+    }
+    values = [
+        dimension["Value"]
+        for node in walk(RESOURCES)
+        if isinstance(node, dict) and node.get("Namespace") == directive["Namespace"]
+        for dimension in node["Dimensions"]
+    ]
+    assert all(value == variables["EMBED_SERVICE_NAME"] == {"Ref": "AWS::StackName"} for value in values)
+
+
+def test_alarms_name_lines_that_the_server_logs() -> None:
+    """What an alarm says to look for in the log is an event of the server."""
     source = "".join(path.read_text() for path in (ROOT / "handler").glob("*.py"))
-    for event in re.findall(r'= "(\w+)"', pattern):
+    alarms = {name: it for name, it in RESOURCES.items() if it["Type"] == "AWS::CloudWatch::Alarm"}
+    told = [re.search(r"look for (\w+) in the log", it["Properties"]["AlarmDescription"]) for it in alarms.values()]
+    events = [match[1] for match in told if match]
+    assert len(events) == 3
+    for event in events:
         assert re.search(rf'log\.(error|exception)\(\s*"{event}"', source), event
-    (metric,) = RESOURCES["StartFailures"]["Properties"]["MetricTransformations"]
-    alarm = RESOURCES["StartFailuresAlarm"]["Properties"]
-    assert (alarm["Namespace"], alarm["MetricName"]) == (metric["MetricNamespace"], metric["MetricName"])
-    kinds = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::CloudWatch::Alarm"]
-    assert sorted(kinds) == ["ErrorsAlarm", "GpuAlarm", "StartFailuresAlarm", "ThrottlesAlarm"]
+    assert sorted(alarms) == [
+        *("EngineDeathsAlarm", "ErrorsAlarm", "GpuAlarm", "LatencyAlarm", "RejectedAlarm", "ServerErrorsAlarm"),
+        *("StartFailuresAlarm", "ThrottlesAlarm"),
+    ]
 
 
 def test_the_policy_scanner_is_told_why() -> None:
