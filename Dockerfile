@@ -7,12 +7,13 @@
 #   TRIM=false         leaves in what text embedding never loads (infra/image/dropped.toml)
 #   WEIGHTS=folder     bakes a model folder of the build context in; by default no weights are in the image
 # Packages of your own index: docker build --secret id=pip.conf,src=pip.conf ...
+ARG WORLD=gpu
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-20260824-slim@sha256:88200866dfff7ea7f5cbcb6ec7c8a701889efe6fe859fe64d6990e4b07ea4171
 ARG ADAPTER_IMAGE=public.ecr.aws/awsguru/aws-lambda-adapter:1.0.0
 
 # ---- what runs, without a package
 FROM ${BASE_IMAGE} AS base
-ARG WORLD=gpu
+ARG WORLD
 # Triton compiles its launchers with a C compiler while the engine runs; the CPU engine runs eagerly and needs none.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates libnuma1 python3 \
@@ -29,16 +30,21 @@ FROM ${ADAPTER_IMAGE} AS adapter
 # ---- packages: locked, trimmed, compiled
 FROM base AS packages
 ARG WORLD
-ARG TRIM=true
 RUN apt-get update && apt-get install --yes --no-install-recommends binutils gcc libc6-dev python3-dev python3-venv
 COPY infra/requirements/install.sh infra/requirements/${WORLD}.txt /build/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     PIP_NO_CACHE_DIR=1 PIP_COMPILE=0 sh /build/install.sh /opt/venv /build/${WORLD}.txt
-COPY infra/image /build/image/
-RUN if [ "$TRIM" = true ]; then python3 /build/image/trim.py /opt/venv/lib/python3.11/site-packages; fi
+ARG TRIM=true
+COPY infra/image/trim.py infra/image/dropped.toml /build/image/
+RUN case $TRIM in \
+    true) python3 /build/image/trim.py /opt/venv/lib/python3.11/site-packages ;; \
+    false) ;; \
+    *) echo "TRIM is true or false, not '$TRIM'" >&2; exit 1 ;; \
+    esac
 # Bytecode that is never compared with its source again: the image is read-only, and each look would cost the start.
 # A few packages carry templates that are no Python; what fails to compile here would fail to import below.
 RUN python3 -m compileall -qq -f -j 0 --invalidation-mode unchecked-hash /opt/venv/lib || true
+COPY infra/image/bake_model_info.py /build/image/
 RUN PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 /opt/venv/bin/python /build/image/bake_model_info.py /opt/embed/cache \
     && chmod -R a+rX /opt/embed
 
@@ -49,7 +55,6 @@ RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/embed/handl
 
 # ---- the image; what changes most comes last
 FROM base
-ARG WORLD
 ARG WEIGHTS=infra/image/no-weights
 LABEL org.opencontainers.image.title="serverless-embeddings" \
     org.opencontainers.image.description="One vLLM engine behind OpenAI's embeddings API" \
@@ -57,9 +62,9 @@ LABEL org.opencontainers.image.title="serverless-embeddings" \
 COPY --from=adapter /lambda-adapter /opt/extensions/lambda-adapter
 COPY --from=packages /opt/venv /opt/venv
 COPY --from=packages /opt/embed/cache /opt/embed/cache
+COPY LICENSE /opt/embed/
 COPY ${WEIGHTS} /opt/ml/model
 COPY --from=server /opt/embed/handler /opt/embed/handler
-COPY LICENSE /opt/embed/
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from logging.config import dictConfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from gunicorn.errors import HaltServer
 
 from handler.errors import StartError
 from handler.logs import logging_config
-from handler.settings import Settings, prepare_process
+from handler.settings import Settings, prepare_process, wanted_log_format
 from handler.worker import SPARE_THREADS
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
 try:
     _settings = Settings.from_environment()
-except StartError as problem:
-    sys.stderr.write(f"cannot start:\n{problem}\n")
+except StartError as problem:  # gunicorn has not set up its log yet; alarms look for this event
+    dictConfig(logging_config(level="ERROR", log_format=wanted_log_format()))
+    for line in str(problem).splitlines():
+        logging.getLogger(__name__).error("start_failed", extra={"reason": line})  # noqa: TRY400 - a trace tells nothing more
     sys.exit(StartError.exit_code)
 prepare_process(_settings)
 

@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ _RANGE_BYTES = 16 * 2**20
 _BUFFER_BYTES = 2**20  # with 256 kB the readers contend with the imports for the interpreter: a fifth more seconds
 _PROGRESS_S = 2.0
 _LONGEST_PAUSE_S = 5.0
+_STOPPING_S = 1.0  # for the other readers when one has failed; those that wait for S3 are left behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +101,12 @@ def fetch(source: Source, objects: Iterable[S3Object], folder: Path, *, what: st
     readers = ThreadPoolExecutor(READERS, thread_name_prefix="fetch")
     threading.Thread(target=tally.tell_until_stopped, name="fetch-progress", daemon=True).start()
     transfer = _Transfer(source, folder, record, tally)
+    reading: list[Future[None]] = []
     try:
         files = list(readers.map(transfer.promise, missing))
         ranges = [(file, begin) for file in files for begin in _begins(file.entry)]
-        for future in as_completed([readers.submit(transfer.read_range, file, begin) for file, begin in ranges]):
+        reading += [readers.submit(transfer.read_range, file, begin) for file, begin in ranges]
+        for future in as_completed(reading):
             future.result()
     except _DiskError as exc:
         raise disk_error(exc.args[0], folder) from exc
@@ -111,7 +114,8 @@ def fetch(source: Source, objects: Iterable[S3Object], folder: Path, *, what: st
         raise disk_error(exc, folder) from exc
     finally:
         tally.stopped.set()
-        readers.shutdown(cancel_futures=True)
+        readers.shutdown(wait=False, cancel_futures=True)
+        wait(reading, _STOPPING_S)
     log.info("fetched", extra={**told, **tally.fields()})
 
 
@@ -142,6 +146,8 @@ class _Transfer:
             return int(part["ContentLength"])
 
         check = promised(head, first_part_bytes=first_part_bytes)
+        if self._tally.stopped.is_set():  # see `_finish`
+            raise CancelledError
         target = self._folder / entry.name
         partial = target.with_name(f".{target.name}{PARTIAL}")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -188,8 +194,6 @@ class _Transfer:
 
     def _finish(self, file: _File) -> None:
         """Check the file, give it its name, and note that it is finished."""
-        if self._tally.stopped.is_set():
-            return
         if file.check.crc:
             keeps = combined(file.check.crc, [file.crcs[begin] for begin in sorted(file.crcs)]) == file.check.expected
         else:
@@ -201,6 +205,8 @@ class _Transfer:
             )
             raise StartError(message)
         with self._lock:
+            if self._tally.stopped.is_set():  # this process may not have the folder any more
+                return
             file.partial.replace(file.target)
             self._record[file.entry.name] = file.entry.etag
             write_record(self._folder, self._record)

@@ -38,17 +38,24 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as exc:
-        message = f"{folder} cannot be written: {exc.strerror}; set EMBED_CACHE_DIR to a folder that can"
-        raise StartError(message) from exc
+        raise disk_error(exc, folder) from exc
+    try:
+        _lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             log.info("fetch_waits", extra={"reason": "another process fetches into this folder", "folder": str(folder)})
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    except OSError as exc:  # some network file systems have no locks
+        message = f"{folder} cannot be locked: {exc.strerror}; set EMBED_CACHE_DIR to a folder on a local disk"
+        raise StartError(message) from exc
 
 
 def clear(folder: Path, wanted: Iterable[S3Object]) -> None:

@@ -30,6 +30,8 @@ def fetch_description(url: str, cache: Path, *, attempts: int, stream: bool) -> 
     location = parse_s3_url(url)
     source = _source(url, attempts)
     folder = location.folder(cache)
+    if stream:  # a folder of its own: here the weights that another process has fetched would be rubbish
+        folder = folder.with_name(f"{folder.name}-streamed")
     objects: list[S3Object] = attempted(
         source, None, lambda: list_objects(source.client, location), stopped=threading.Event()
     )

@@ -163,6 +163,11 @@ class Settings(BaseSettings):
         raise StartError("\n".join(problems))
 
 
+def wanted_log_format() -> Literal["json", "text"]:
+    """Return the format of the lines that say why there are no settings to ask for it."""
+    return "text" if os.environ.get(Settings.variable("log_format")) == "text" else "json"
+
+
 def _unknown_variables() -> list[str]:
     known = {Settings.variable(field) for field in Settings.model_fields}
     problems = []

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
-def imported_from_outside(site: Path, package: str, modules: Iterable[str]) -> dict[str, str]:
-    """Follow the imports of *modules* inside of *package* and collect those that leave it.
+def imported_names(site: Path, package: str, modules: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Follow the imports of *modules* inside of *package*; collect those that leave it, and those that do not.
 
     Only imports that cannot be avoided count: at a module's top level, not in a `try` and not for type checkers.
 
@@ -18,12 +18,14 @@ def imported_from_outside(site: Path, package: str, modules: Iterable[str]) -> d
         modules: where to begin, by full name.
 
     Returns:
-        Top-level name of what is imported -> one of the modules that import it.
+        Top-level name of what is imported from outside -> one of the modules that import it; full name of what is
+        imported from inside -> the same, a module's contents and what is not there at all included.
 
     Raises:
         FileNotFoundError: one of *modules* does not exist.
     """
     outside: dict[str, str] = {}
+    inside: dict[str, str] = {}
     seen: set[str] = set()
     waiting = list(modules)
     for module in waiting:
@@ -37,14 +39,15 @@ def imported_from_outside(site: Path, package: str, modules: Iterable[str]) -> d
         file = _file(site, module)
         if file is None:
             continue  # a name in a module, not a module
-        inside = module if file.name == "__init__.py" else module.rpartition(".")[0]
-        for name in _names(ast.parse(file.read_text()).body, inside):
+        around = module if file.name == "__init__.py" else module.rpartition(".")[0]
+        for name in _names(ast.parse(file.read_text()).body, around):
             if name.partition(".")[0] == package:
+                inside.setdefault(name, module)
                 parts = name.split(".")
                 waiting += [".".join(parts[: end + 1]) for end in range(len(parts))]
             else:
                 outside.setdefault(name.partition(".")[0], module)
-    return outside
+    return outside, inside
 
 
 def _file(site: Path, module: str) -> Path | None:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -66,6 +66,7 @@ class Fault:
     code: str = ""
     cut_after: int | None = None  # bytes of the body, then the connection is closed
     seconds: float = 0  # of silence before anything else
+    body_seconds: float = 0  # of silence before it is closed
     headers: dict[str, str] = field(default_factory=dict)  # put into the answer
 
 
@@ -131,8 +132,10 @@ class Proxy:
         upstream.close()
         if fault.cut_after is not None:
             handler.wfile.flush()
+            time.sleep(fault.body_seconds)
             handler.close_connection = True
-            handler.connection.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # the client has left first
+                handler.connection.shutdown(socket.SHUT_RDWR)
 
     def _refuse(self, handler: BaseHTTPRequestHandler, fault: Fault) -> None:
         body = f"<?xml version='1.0'?><Error><Code>{fault.code}</Code><Message>told so</Message></Error>".encode()

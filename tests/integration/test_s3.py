@@ -32,19 +32,30 @@ MODULE = "1_Pooling/config.json"
 
 
 @pytest.fixture(scope="module")
-def proxy() -> Iterator[Proxy]:
+def upstream() -> Iterator[str]:
+    """A moto of this file's own."""
+    with moto_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def s3(upstream: str) -> Any:
+    """Talk to it directly."""
+    config = Config(request_checksum_calculation="when_required")
+    client = boto3.Session("x", "x", region_name="us-east-1").client("s3", endpoint_url=upstream, config=config)
+    client.create_bucket(Bucket=BUCKET)
+    return client
+
+
+@pytest.fixture(scope="module")
+def proxy(upstream: str, s3: Any) -> Iterator[Proxy]:
     """The packaged model in a bucket, with the copies that published folders have."""
-    with moto_server() as upstream:
-        config = Config(request_checksum_calculation="when_required")
-        session = boto3.Session("x", "x", region_name="us-east-1")
-        client = session.client("s3", endpoint_url=upstream, config=config)
-        client.create_bucket(Bucket=BUCKET)
-        upload(client, Path(MODEL_DIR), PREFIX)
-        for name in COPIES:
-            client.put_object(Bucket=BUCKET, Key=PREFIX + name, Body=b"not needed")
-        proxy = Proxy(upstream)
-        yield proxy
-        proxy.close()
+    upload(s3, Path(MODEL_DIR), PREFIX)
+    for name in COPIES:
+        s3.put_object(Bucket=BUCKET, Key=PREFIX + name, Body=b"not needed")
+    proxy = Proxy(upstream)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture(autouse=True)
@@ -163,3 +174,16 @@ def test_a_refusal_ends_the_start(proxy: Proxy, tmp_path: Path, fault: Any) -> N
         reasons = [event["reason"] for event in server.events("start_failed")]
     assert len(reasons) == 1
     assert reasons[0].startswith(f"s3://{BUCKET}/{PREFIX}")
+
+
+def test_a_short_object_in_the_bucket_ends_the_start(proxy: Proxy, s3: Any, tmp_path: Path) -> None:
+    """Whole as S3 has it, checksum and all, but cut off when it was uploaded: exit code 3."""
+    prefix = "short/all-MiniLM-L6-v2/"
+    upload(s3, Path(MODEL_DIR), prefix)
+    weights = (Path(MODEL_DIR) / "model.safetensors").read_bytes()
+    s3.put_object(Bucket=BUCKET, Key=f"{prefix}model.safetensors", Body=weights[: 40 << 20])
+    with Server(**settings(proxy, tmp_path, EMBED_MODEL_PATH=f"s3://{BUCKET}/{prefix}")) as server:
+        assert server.wait_exit(90) == 3, server.log()
+        (failure,) = server.events("start_failed")
+        assert server.events("fetched")[-1]["what"] == "weights"
+    assert "model.safetensors is cut off or not a safetensors file" in failure["reason"]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from handler.errors import StartError
-from tests.integration.tiny_bucket import KEY, WEIGHTS, assert_whole, fetch, put
+from tests.integration.tiny_bucket import KEY, RANGE, WEIGHTS, assert_whole, fetch, put
 from tests.s3_server import BUCKET, CREDENTIALS, Fault, Proxy, Request
 
 
@@ -120,13 +121,25 @@ def test_without_credentials_the_bucket_is_read_as_by_anybody(
         fetch(tmp_path)
 
 
-def test_a_disk_that_is_too_small_is_told_before(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what is needed and what is free; no range is read."""
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20 * 10**6))
-    with pytest.raises(StartError, match=r"too small: 22\.0 MB are needed, 20\.0 MB are free"):
+@pytest.mark.usefixtures("proxy")
+def test_a_disk_that_fills_up_in_the_middle_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else writes there too; it is no broken connection, so there is no second attempt."""
+    write = os.pwrite
+    written: list[int] = []
+
+    def fill_up(descriptor: int, data: memoryview, offset: int) -> int:
+        if offset >= 2 * RANGE:
+            written.append(offset)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", fill_up)
+    with pytest.raises(StartError, match=r"the disk of \S+ is full; set EMBED_CACHE_DIR to a larger disk"):
         fetch(tmp_path)
-    assert not proxy.ranges(KEY)
+    assert written
+    assert len(written) == len(set(written))
+    monkeypatch.undo()
+    assert not list(tmp_path.rglob("model.safetensors"))
 
 
 @pytest.mark.usefixtures("proxy")

@@ -6,14 +6,16 @@ import base64
 import json
 import logging
 import shutil
+import time
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from handler import s3_fetch
+from handler import s3_fetch, s3_model
 from handler.errors import StartError
+from handler.s3_model import fetch_description
 from tests.integration.tiny_bucket import KEY, RANGE, SIZE, URL, WEIGHTS, assert_whole, fetch, on_weights, put
 from tests.s3_server import BUCKET, Fault, Proxy, Request
 
@@ -53,6 +55,52 @@ def test_what_passes_is_tried_again(proxy: Proxy, tmp_path: Path, fault: Fault, 
     proxy.fault = on_weights(fault, first_byte=first_byte, times=2)
     with pytest.raises(StartError, match=r"each of 2 attempts.*EMBED_HTTP_REQUEST_RETRIES"):
         fetch(tmp_path / "other", attempts=2)
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(seconds=3), Fault(cut_after=300_000, body_seconds=3)], ids=["before-the-answer", "in-the-body"]
+)
+def test_a_connection_that_hangs_is_left(
+    proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    """Silence for longer than the read timeout is tried again as any broken connection is."""
+    monkeypatch.setattr(s3_model, "_READ_TIMEOUT_S", 0.3)
+    proxy.fault = on_weights(fault, times=2)
+    assert_whole(fetch(tmp_path, attempts=3))
+    asked = [request.first_byte for request in proxy.requests if request.key == KEY and request.first_byte]
+    assert sum(2 * RANGE <= at < 3 * RANGE for at in asked) == 3
+    proxy.fault = on_weights(fault, times=2)
+    with pytest.raises(StartError, match=r"the connection broke in each of 2 attempts.*EMBED_HTTP_REQUEST_RETRIES"):
+        fetch(tmp_path / "other", attempts=2)
+
+
+def test_a_start_that_fails_does_not_wait_for_what_hangs(proxy: Proxy, tmp_path: Path) -> None:
+    """One range is refused while another is silent for longer than the read timeout of 20 s."""
+
+    def decide(request: Request) -> Fault | None:
+        if request.key != KEY or request.method != "GET":
+            return None
+        return Fault(status=403, code="AccessDenied", seconds=0.5) if request.first_byte else Fault(seconds=30)
+
+    proxy.fault = decide
+    begin = time.monotonic()
+    with pytest.raises(StartError, match="access denied"):
+        fetch(tmp_path)
+    assert time.monotonic() - begin < 10
+    proxy.fault = lambda _: None
+    assert_whole(fetch(tmp_path))
+
+
+@pytest.mark.usefixtures("proxy")
+def test_a_streaming_start_leaves_others_their_weights(tmp_path: Path) -> None:
+    """Two processes share a cache: one has fetched the weights, the other's loader reads them from the bucket."""
+    folder = fetch(tmp_path)
+    streamed, fetch_weights = fetch_description(URL, tmp_path, attempts=3, stream=True)
+    fetch_weights()
+    assert streamed != folder
+    assert (streamed / "config.json").is_file()
+    assert not list(streamed.glob("*.safetensors"))
+    assert_whole(folder)
 
 
 def test_finished_shards_are_not_read_again(proxy: Proxy, s3: Any, tmp_path: Path) -> None:

