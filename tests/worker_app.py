@@ -26,7 +26,8 @@ def create_app() -> Flask:
     @app.post("/")
     def count() -> Response:
         with lifecycle.admit():
-            Signal().wait(float(request.args.get("seconds", 0)))
+            if seconds := float(request.args.get("seconds", 0)):
+                Signal().wait(seconds)
             return Response(str(len(request.get_data())))
 
     @app.get("/health")
