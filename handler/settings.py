@@ -74,6 +74,7 @@ class Settings(BaseSettings):
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     enforce_eager: bool | None = None
     load_format: str = "auto"
+    allow_pickled_weights: bool = False
     engine_args: JsonObject = Field(default_factory=dict)
     cache_dir: Path | None = None
     baked_cache_dir: Path | None = None
@@ -96,6 +97,7 @@ class Settings(BaseSettings):
     # Access
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_comma_list)] = ()
     api_keys_secret_id: str | None = None
+    api_keys_refresh_s: float = Field(default=300, ge=0)
     trust_platform_auth: bool = False
     cors_allow_origins: CommaList = ()
     http_request_retries: int = Field(default=7, ge=1)
@@ -111,6 +113,11 @@ class Settings(BaseSettings):
     start_timeout_s: float = Field(default=900, gt=0)
     drain_timeout_s: float = Field(default=8, ge=0)
     cold_start_wait_s: float = Field(default=0, ge=0)
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether Python code in the model's folder may run: only by a JSON true, the text "false" is no yes."""
+        return self.engine_args.get("trust_remote_code") is True
 
     @classmethod
     def variable(cls, field: str) -> str:

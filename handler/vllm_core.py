@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handler.errors import StartError
+from handler.trust import needs_code
 
 _CPU_KV_CACHE_BYTES = 4 * 2**30  # vLLM asks for 92 % of memory by itself; pages are only taken when used
 _CPU_KV_BLOCK_TOKENS = 32  # the least that is fast; with vLLM's 128 no usual instruction is ever found in the cache
@@ -117,7 +118,7 @@ class VllmCore:
         except StartError:
             raise
         except Exception as exc:  # vLLM, torch and safetensors raise dozens of classes here
-            raise StartError(_explain(exc, options)) from exc
+            raise needs_code(options.model, exc) or StartError(_explain(exc, options)) from exc
         if "embed" not in tasks:
             message = f"vLLM cannot embed with {options.model}: it offers {', '.join(tasks)} for this model"
             raise StartError(message)
