@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint lock image-check check-infra bench bench-start bench-prefix bench-read-ahead bench-transfer
+.PHONY: help serve test lint lock image-check check-infra audit bench bench-start bench-prefix bench-read-ahead bench-transfer
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -30,6 +30,9 @@ check-infra: $(VENV)/installed-test $(VENV)/policy/installed ## validate every d
 	$(VENV)/policy/bin/checkov --config-file infra/checkov.yaml
 	$(BIN)/python -m pytest tests/infra
 
+audit: $(VENV)/installed-test $(VENV)/audit/installed ## compare .venv with its lock and its files with their hashes; look for vulnerabilities
+	$(BIN)/python infra/requirements/audit.py $(VENV)/audit/bin/pip-audit $(addprefix infra/requirements/,$(addsuffix .txt,test cpu gpu policy audit))
+
 bench: $(VENV)/installed-test $(VENV)/infinity/tried ## this server beside vLLM's own and others; 25 minutes, needs wrk
 	$(BIN)/python -m tests.bench.side_by_side $(ARGS)
 
@@ -52,9 +55,10 @@ $(VENV)/infinity/tried:
 	    $(VENV)/infinity/bin/pip install --quiet "infinity-emb[torch,server]==0.0.78"
 	@touch $@
 
-$(VENV)/policy/installed: infra/requirements/policy.txt
-	$${PYTHON:-python3} -m venv $(VENV)/policy
-	$(VENV)/policy/bin/pip install --quiet --no-deps --requirement $<
+# Tools with many dependencies of their own: one environment each.
+$(VENV)/%/installed: infra/requirements/%.txt
+	$${PYTHON:-python3} -m venv $(@D)
+	$(@D)/bin/pip install --quiet --no-deps --requirement $<
 	@touch $@
 
 $(VENV)/installed-%: infra/requirements/%.txt infra/requirements/install.sh

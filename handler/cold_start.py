@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 
-from handler.caches import copy_baked
+from handler.caches import copy_baked, look_over
 from handler.encoding import finish_vectors
 from handler.engine import Core, Engine
 from handler.errors import ServiceError, StartError
@@ -17,10 +17,10 @@ from handler.lifecycle import Lifecycle
 from handler.model_folder import ModelFolder, read_model_folder
 from handler.prompts import Prompts
 from handler.service import LoadedModel
-from handler.settings import Settings, cache_dir, vllm_cache_root
+from handler.settings import Settings, cache_dir, use_vllm_cache, vllm_cache_root
 from handler.tokenization import LengthRule, TextTokenizer, load_tokenizer
 from handler.trust import check_load_format
-from handler.vllm_core import EngineOptions, VllmCore, import_vllm
+from handler.vllm_core import EngineOptions, VllmCore, check_installation, import_vllm
 from handler.weights import Located, check_weights, locate_model, overlay, read_ahead
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,7 @@ def load_model(
     Raises:
         StartError: with cause and remedy.
     """
-    if settings.baked_cache_dir is not None:
-        copy_baked(settings.baked_cache_dir, vllm_cache_root())
+    _prepare_caches(settings, version=check_installation())
     with lifecycle.phase("weights"):
         located, folder = _locate(settings)
     log.info("loading", extra={"folder": str(folder.path), "architecture": folder.architecture})
@@ -114,6 +113,15 @@ def load_model(
     )
 
 
+def _prepare_caches(settings: Settings, *, version: str) -> None:
+    """Bring the image's caches to where vLLM looks; what cannot be copied can still be read."""
+    root, baked = vllm_cache_root(), settings.baked_cache_dir
+    if baked is not None and not copy_baked(baked, root):
+        use_vllm_cache(baked)
+        return
+    look_over(root, version=version, known=baked)
+
+
 def _locate(settings: Settings) -> tuple[Located, ModelFolder]:
     """Find and check the model; weights that are there already are read ahead from here on."""
     allow_pickled = settings.allow_pickled_weights
@@ -126,9 +134,7 @@ def _locate(settings: Settings) -> tuple[Located, ModelFolder]:
         load_format=settings.load_format,
         allow_pickled=allow_pickled,
     )
-    folder = read_model_folder(
-        located.folder, matryoshka=settings.matryoshka_dimensions, allow_pickled=allow_pickled
-    )
+    folder = read_model_folder(located.folder, matryoshka=settings.matryoshka_dimensions, allow_pickled=allow_pickled)
     if located.fetch_weights is None and located.streamed_from is None:
         read_ahead(check_weights(folder.path, allow_pickled=allow_pickled))
     return located, folder

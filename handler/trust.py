@@ -1,7 +1,7 @@
 """A model's folder is data: what was downloaded runs no code here, and does not choose what is read outside of it.
 
-Only names are looked at. A link that an operator has put into the folder may lead anywhere: a Hugging Face cache is made
-of links to `../../blobs`.
+Only names are looked at. A link that an operator has put into the folder may lead anywhere: a Hugging Face cache is
+made of links to `../../blobs`.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def check_load_format(load_format: str) -> None:
     """
     if load_format in _PICKLE_LOADERS:
         message = (
-            f"the load format {load_format} reads pickled weights, which can run code; leave EMBED_LOAD_FORMAT at auto, "
-            "or set EMBED_ALLOW_PICKLED_WEIGHTS=true if you trust them"
+            f"the load format {load_format} reads pickled weights, which can run code; leave EMBED_LOAD_FORMAT at "
+            "auto, or set EMBED_ALLOW_PICKLED_WEIGHTS=true if you trust them"
         )
         raise StartError(message)
 

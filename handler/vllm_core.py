@@ -88,7 +88,6 @@ def _check_torchvision() -> None:
 
 def import_vllm() -> None:
     """Import what the engine needs, most of a cold start, so that it can be timed by itself."""
-    check_installation()
     # vLLM looks at every global of every module when it starts, deprecated ones of torch's too.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
     for module in ("vllm.engine.arg_utils", "vllm.v1.engine.core", "vllm.v1.executor"):
@@ -254,6 +253,10 @@ def check_engine_args(engine_args: type, arguments: Mapping[str, Any]) -> dict[s
 
 # What vLLM, torch and safetensors say -> what to do about it; the first match counts.
 _REMEDIES = {
+    ("no space left", "no usable temporary directory", "failed to be inspected"): (
+        "vLLM looks at a model's class by way of a file: make room in the folder for temporary files, or set TMPDIR or "
+        "EMBED_CACHE_DIR to one that can be written"
+    ),
     ("out of memory", "kv cache", "free memory", "available memory"): (
         "set EMBED_MAX_MODEL_LEN lower, or give it more: kv_cache_memory_bytes in EMBED_ENGINE_ARGS, or a larger device"
     ),

@@ -12,7 +12,7 @@ HANDLER = Path(__file__).parents[1] / "handler"
 # module -> what it may import from `handler`; imports go one way
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "settings": {"errors"},
+    "settings": {"caches", "errors"},
     "logs": set(),
     "inquiry": set(),
     "protocol": {"errors", "inquiry"},

@@ -83,7 +83,12 @@ def test_modules_come_with_their_weights(tmp_path: Path) -> None:
     (tmp_path / "modules.json").write_text(json.dumps([{"path": path} for path in paths]))
     wanted = ["1_Pooling/config.json", "heads/dense/config.json", "heads/dense/model.safetensors"]
     wanted += ["2_Dense/config.json", "2_Dense/model.safetensors"]
-    more = ["heads/dense/pytorch_model.bin", "2_Dense/pytorch_model.bin", "heads/dense/deeper/config.json", "../outside/config.json"]
+    more = [
+        "heads/dense/pytorch_model.bin",
+        "2_Dense/pytorch_model.bin",
+        "heads/dense/deeper/config.json",
+        "../outside/config.json",
+    ]
     assert names(s3.choose_modules(listing(*wanted, *more, *RUBBISH), tmp_path)) == sorted(wanted)
 
 

