@@ -60,12 +60,12 @@ def differences(requirements: Iterable[Requirement], installed: Iterable[Distrib
 
 
 def changed_files(dist: Distribution) -> list[str]:
-    """List the files of *dist* that are not what was installed. Source: the RECORD files of PEP 376 and 627."""
+    """List the files of *dist* that are not what was installed, bytecode apart. Source: PEP 376 and 627, RECORD."""
     if dist.files is None:
         return [f"{dist.metadata['Name']}: it has no RECORD of its files"]
     changed = []
     for file in dist.files:
-        if file.hash is None:  # bytecode, and the RECORD itself
+        if file.hash is None or file.suffix == ".pyc":  # pip compiles anew what a few wheels bring compiled
             continue
         path = Path(str(dist.locate_file(file)))
         if not path.is_file():
