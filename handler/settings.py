@@ -245,7 +245,9 @@ def _usable_cache(chosen: Path) -> tuple[Path, str | None]:
     try:
         other = Path(tempfile.mkdtemp(prefix="serverless-embeddings-"))
     except OSError:
-        return chosen, f"{chosen} cannot be written: {problem}; nothing is kept, and the start takes longer"
+        other = None
+    if other is None or write_problem(other) is not None:
+        return chosen, f"{chosen} cannot be written: {problem}; nor can any folder for temporary files"
     reason = f"{chosen} cannot be written: {problem}; caches go to {other} and are gone with this container"
     return other, reason
 

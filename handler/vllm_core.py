@@ -254,8 +254,8 @@ def check_engine_args(engine_args: type, arguments: Mapping[str, Any]) -> dict[s
 # What vLLM, torch and safetensors say -> what to do about it; the first match counts.
 _REMEDIES = {
     ("no space left", "no usable temporary directory", "failed to be inspected"): (
-        "vLLM looks at a model's class by way of a file: make room in the folder for temporary files, or set TMPDIR or "
-        "EMBED_CACHE_DIR to one that can be written"
+        "vLLM needs a few small files to start: make room in the folder for temporary files, or set TMPDIR and "
+        "EMBED_CACHE_DIR to folders that can be written"
     ),
     ("out of memory", "kv cache", "free memory", "available memory"): (
         "set EMBED_MAX_MODEL_LEN lower, or give it more: kv_cache_memory_bytes in EMBED_ENGINE_ARGS, or a larger device"

@@ -168,14 +168,14 @@ def test_a_cache_of_another_vllm(modelinfo: dict[str, str], warm: Path, tmp_path
     assert file.read_bytes() == whole
 
 
-def test_a_full_tmp_with_the_image_s_caches(warm: Path) -> None:
-    """It starts: what cannot be copied is read where it lies, and the lines tell so."""
-    with SmallTmp(kept=warm, full=True, EMBED_BAKED_CACHE_DIR="/mnt/vllm") as server:
+def test_the_image_s_caches_where_they_cannot_be_copied(warm: Path, tmp_path: Path) -> None:
+    """They are read where they lie, and one line tells so."""
+    (tmp_path / "file").write_text("a file, not a folder")
+    settings = {"VLLM_CACHE_ROOT": str(tmp_path / "file" / "vllm"), "EMBED_BAKED_CACHE_DIR": str(warm / "vllm")}
+    with Server(**settings) as server:
         assert_serves(server)
         lines = told(server)
-    print(lines)
-    assert [line["event"] for line in lines] == ["cache_elsewhere", "baked_cache_in_place"]
-    assert "No space left on device" in lines[0]["reason"]
+    assert [line["event"] for line in lines] == ["baked_cache_in_place"]
 
 
 def test_a_full_tmp_beside_memory(tmp_path: Path) -> None:
@@ -189,11 +189,13 @@ def test_a_full_tmp_beside_memory(tmp_path: Path) -> None:
     assert left.is_relative_to("/dev/shm")
 
 
-def test_a_full_tmp_without_caches_ends_the_start(tmp_path: Path) -> None:
-    """In one line with the remedy: vLLM needs a file to look at a model's class."""
-    with SmallTmp(kept=tmp_path, full=True) as server:
+@pytest.mark.parametrize("baked", ["", "/mnt/vllm"])
+def test_no_room_for_any_file_ends_the_start(baked: str, warm: Path) -> None:
+    """In one line with the remedy: PyTorch's own rendezvous is a file, and so is what vLLM asks a model's class."""
+    with SmallTmp(kept=warm, full=True, EMBED_BAKED_CACHE_DIR=baked) as server:
         assert server.wait_exit(90) == 3, server.log()
         reasons = [event["reason"] for event in server.events("start_failed")]
+        assert "nor can any folder for temporary files" in server.events("cache_elsewhere")[0]["reason"]
     print(reasons)
     assert len(reasons) == 1
     assert "make room in the folder for temporary files" in reasons[0]
