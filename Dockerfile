@@ -31,7 +31,7 @@ FROM ${ADAPTER_IMAGE} AS adapter
 FROM base AS packages
 ARG WORLD
 RUN apt-get update && apt-get install --yes --no-install-recommends binutils gcc libc6-dev python3-dev python3-venv
-COPY infra/requirements/install.sh infra/requirements/${WORLD}.txt /build/
+COPY infra/requirements/install.sh infra/requirements/h1c.txt infra/requirements/${WORLD}.txt /build/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     PIP_NO_CACHE_DIR=1 PIP_COMPILE=0 sh /build/install.sh /opt/venv /build/${WORLD}.txt
 ARG TRIM=true
@@ -47,6 +47,19 @@ RUN python3 -m compileall -qq -f -j 0 --invalidation-mode unchecked-hash /opt/ve
 COPY infra/image/bake_model_info.py /build/image/
 RUN PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 /opt/venv/bin/python /build/image/bake_model_info.py /opt/embed/cache \
     && chmod -R a+rX /opt/embed
+
+# ---- the list of all parts, of what the stages above really hold; what writes it stays out of the image
+FROM packages AS sbom
+ARG ADAPTER_IMAGE
+COPY infra/requirements/audit.txt pyproject.toml /build/
+COPY --from=base /var/lib/dpkg /build/dpkg
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    python3 -m venv /build/tools && /build/tools/bin/pip install --no-cache-dir --no-deps --requirement /build/audit.txt
+RUN dpkg-query --admindir=/build/dpkg --show \
+        --showformat='${Package}\t${Version}\t${Architecture}\t${db:Status-Abbrev}\n' >/build/debian.txt \
+    && /build/tools/bin/cyclonedx-py environment --output-reproducible --pyproject /build/pyproject.toml \
+        --output-file /build/python.json /opt/venv/bin/python \
+    && python3 /build/image/sbom.py /build/python.json /build/debian.txt "$ADAPTER_IMAGE" /build/sbom.json
 
 # ---- the server's own few files
 FROM base AS server
@@ -65,6 +78,7 @@ COPY --from=packages /opt/embed/cache /opt/embed/cache
 COPY LICENSE /opt/embed/
 COPY ${WEIGHTS} /opt/ml/model
 COPY --from=server /opt/embed/handler /opt/embed/handler
+COPY --from=sbom /build/sbom.json /opt/embed/
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -41,6 +41,9 @@ fuzz: $(VENV)/installed-test ## requests by the OpenAPI document, and coverage-g
 	$(BIN)/python -m tests.fuzz.api
 	$(BIN)/python -m tests.fuzz all $(ARGS)
 
+audit: $(VENV)/installed-test $(VENV)/audit/installed ## compare .venv with its lock and its files with their hashes; look for vulnerabilities
+	$(BIN)/python infra/requirements/audit.py $(VENV)/audit/bin/pip-audit $(addprefix infra/requirements/,$(addsuffix .txt,test cpu gpu policy load audit))
+
 bench: $(VENV)/installed-test $(VENV)/infinity/tried ## this server beside vLLM's own and others; 25 minutes, needs wrk
 	$(BIN)/python -m tests.bench.side_by_side $(ARGS)
 
@@ -61,6 +64,7 @@ load: $(VENV)/load/installed ## put load on the server at URL with KEY; needs no
 
 load-check: $(VENV)/installed-test $(VENV)/load/installed ## short load tests of a real server here
 	LOAD_PYTHON=$(VENV)/load/bin/python $(BIN)/python -m pytest tests/load/check.py
+
 bench-gpu: ## one shape of model on a GPU, 8 minutes a run: SHAPE=bge-base, PYTHON with vLLM and what the server needs
 	$${PYTHON:-$(BIN)/python} -m tests.bench.gpu --shape $(or $(SHAPE),bge-base) $(ARGS)
 
@@ -71,9 +75,10 @@ $(VENV)/infinity/tried:
 	    $(VENV)/infinity/bin/pip install --quiet "infinity-emb[torch,server]==0.0.78"
 	@touch $@
 
-$(VENV)/policy/installed $(VENV)/load/installed: $(VENV)/%/installed: infra/requirements/%.txt
-	$${PYTHON:-python3} -m venv $(VENV)/$*
-	$(VENV)/$*/bin/pip install --quiet --no-deps --requirement $<
+# Tools with many dependencies of their own: one environment each.
+$(VENV)/%/installed: infra/requirements/%.txt
+	$${PYTHON:-python3} -m venv $(@D)
+	$(@D)/bin/pip install --quiet --no-deps --requirement $<
 	@touch $@
 
 $(VENV)/installed-%: infra/requirements/%.txt infra/requirements/install.sh

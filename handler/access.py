@@ -1,4 +1,4 @@
-"""Who may ask: bearer keys from the environment or from a Secrets Manager secret."""
+"""Who may ask: bearer keys, of which neither text nor length is kept."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import base64
 import binascii
 import hashlib
 import hmac
-import json
 from collections.abc import Iterable
 
-from handler.aws import client, refusal
-from handler.errors import AuthenticationError, NotReadyError, PageAuthenticationError, StartError
+from handler.errors import AuthenticationError, NotReadyError, PageAuthenticationError
 
 
 class Access:
     """The keys of this container; none at all means it is open."""
 
     def __init__(self, keys: Iterable[str], *, pending: bool = False) -> None:
-        """Accept *keys*; *pending* keeps the door shut until `add` brings the ones of a secret."""
-        self._digests = tuple(_digest(key) for key in keys)
+        """Accept *keys*; *pending* keeps the door shut until `use_secret` brings the ones of a secret."""
+        self._fixed = tuple(_digest(key) for key in keys)
+        self._digests = self._fixed
         self._pending = pending
 
     @property
@@ -26,10 +25,13 @@ class Access:
         """Whether everybody may ask."""
         return not self._pending and not self._digests
 
-    def add(self, keys: Iterable[str]) -> None:
-        """Accept *keys* too, and stop waiting for more."""
-        self._digests = (*self._digests, *(_digest(key) for key in keys))
+    def use_secret(self, keys: Iterable[str]) -> bool:
+        """Accept *keys* besides those of the environment, instead of the secret's earlier ones; whether any changed."""
+        digests = (*self._fixed, *(_digest(key) for key in keys))
+        changed = self._pending or digests != self._digests
+        self._digests = digests  # one assignment: a request sees the old keys or the new ones
         self._pending = False
+        return changed
 
     def check(self, authorization: str | None) -> None:
         """Let a request pass by its Authorization header.
@@ -63,10 +65,11 @@ class Access:
         if self._pending:
             message = "the container is still starting; try again"
             raise NotReadyError(message)
-        if not self._digests:
+        digests = self._digests  # one of them, whatever is read meanwhile
+        if not digests:
             return True
         given = _digest(key)
-        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
+        matches = [hmac.compare_digest(given, digest) for digest in digests]
         return bears and any(matches)
 
 
@@ -80,37 +83,3 @@ def _password(credentials: str) -> str:
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-
-
-def read_secret(secret_id: str, *, attempts: int) -> list[str]:
-    """Read the keys in a Secrets Manager secret: a JSON list, a JSON object with values, or a comma list.
-
-    Raises:
-        StartError: it cannot be read or holds no key; its content is not shown.
-    """
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - only users of a secret pay for it
-
-    try:
-        answer = client("secretsmanager", attempts=attempts).get_secret_value(SecretId=secret_id)
-    except (BotoCoreError, ClientError) as exc:
-        code = refusal(exc)
-        reason = f" ({code}); grant secretsmanager:GetSecretValue" if code else f": {exc}"
-        message = f"EMBED_API_KEYS_SECRET_ID: {secret_id} cannot be read{reason}"
-        raise StartError(message) from exc
-    keys = _secret_keys(answer.get("SecretString") or "")
-    if not keys:
-        message = f"EMBED_API_KEYS_SECRET_ID: {secret_id} holds no key"
-        raise StartError(message)
-    return keys
-
-
-def _secret_keys(secret: str) -> list[str]:
-    try:
-        content = json.loads(secret)
-    except ValueError:
-        content = secret.split(",")
-    if isinstance(content, dict):
-        content = [item for value in content.values() for item in (value if isinstance(value, list) else [value])]
-    elif not isinstance(content, list):
-        content = [content]
-    return [str(key).strip() for key in content if str(key).strip()]

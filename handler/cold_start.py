@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 
-from handler.caches import copy_baked
+from handler.caches import copy_baked, look_over
 from handler.encoding import finish_vectors
 from handler.engine import Core, Engine
 from handler.errors import ServiceError, StartError
@@ -17,9 +17,10 @@ from handler.lifecycle import Lifecycle
 from handler.model_folder import ModelFolder, read_model_folder
 from handler.prompts import Prompts
 from handler.service import LoadedModel
-from handler.settings import Settings, cache_dir, vllm_cache_root
+from handler.settings import Settings, cache_dir, use_vllm_cache, vllm_cache_root
 from handler.tokenization import LengthRule, TextTokenizer, load_tokenizer
-from handler.vllm_core import EngineOptions, VllmCore, import_vllm
+from handler.trust import check_load_format
+from handler.vllm_core import EngineOptions, VllmCore, check_installation, import_vllm
 from handler.weights import Located, check_weights, locate_model, overlay, read_ahead
 
 log = logging.getLogger(__name__)
@@ -61,18 +62,9 @@ def load_model(
     Raises:
         StartError: with cause and remedy.
     """
-    if settings.baked_cache_dir is not None:
-        copy_baked(settings.baked_cache_dir, vllm_cache_root())
+    _prepare_caches(settings, version=check_installation())
     with lifecycle.phase("weights"):
-        located = locate_model(
-            settings.model_path,
-            cache=cache_dir(settings),
-            attempts=settings.http_request_retries,
-            load_format=settings.load_format,
-        )
-        folder = read_model_folder(located.folder, matryoshka=settings.matryoshka_dimensions)
-        if located.fetch_weights is None and located.streamed_from is None:
-            read_ahead(check_weights(folder.path))
+        located, folder = _locate(settings)
     log.info("loading", extra={"folder": str(folder.path), "architecture": folder.architecture})
     prompts = Prompts(
         folder.prompts,
@@ -84,7 +76,7 @@ def load_model(
             "symmetric": settings.representation_symmetric,
         },
     )
-    with _fetching(located, lifecycle), lifecycle.phase("imports"):
+    with _fetching(located, lifecycle, settings), lifecycle.phase("imports"):
         import_vllm()
     gc.freeze()  # the engine collects once when it is built: let it find nothing to look through
     log.info("imported", extra={"seconds": lifecycle.phases["imports"]})
@@ -93,7 +85,7 @@ def load_model(
             folder.path,
             lower_case=folder.lower_case,
             vocab_size=folder.vocab_size,
-            trust_remote_code=bool(settings.engine_args.get("trust_remote_code", False)),
+            trust_remote_code=settings.trust_remote_code,
         )
 
     def build() -> Core:
@@ -121,8 +113,35 @@ def load_model(
     )
 
 
+def _prepare_caches(settings: Settings, *, version: str) -> None:
+    """Bring the image's caches to where vLLM looks; what cannot be copied can still be read."""
+    root, baked = vllm_cache_root(), settings.baked_cache_dir
+    if baked is not None and not copy_baked(baked, root):
+        use_vllm_cache(baked)
+        return
+    look_over(root, version=version, known=baked)
+
+
+def _locate(settings: Settings) -> tuple[Located, ModelFolder]:
+    """Find and check the model; weights that are there already are read ahead from here on."""
+    allow_pickled = settings.allow_pickled_weights
+    if not allow_pickled:
+        check_load_format(str(settings.engine_args.get("load_format", settings.load_format)))
+    located = locate_model(
+        settings.model_path,
+        cache=cache_dir(settings),
+        attempts=settings.http_request_retries,
+        load_format=settings.load_format,
+        allow_pickled=allow_pickled,
+    )
+    folder = read_model_folder(located.folder, matryoshka=settings.matryoshka_dimensions, allow_pickled=allow_pickled)
+    if located.fetch_weights is None and located.streamed_from is None:
+        read_ahead(check_weights(folder.path, allow_pickled=allow_pickled))
+    return located, folder
+
+
 @contextmanager
-def _fetching(located: Located, lifecycle: Lifecycle[LoadedModel]) -> Iterator[None]:
+def _fetching(located: Located, lifecycle: Lifecycle[LoadedModel], settings: Settings) -> Iterator[None]:
     """Fetch the weights meanwhile, if they are still to be fetched; at the end they are there."""
     if located.fetch_weights is None:
         yield
@@ -131,7 +150,8 @@ def _fetching(located: Located, lifecycle: Lifecycle[LoadedModel]) -> Iterator[N
     def fetch(fetch_weights: Callable[[], None]) -> None:
         with lifecycle.phase("weights"):
             fetch_weights()
-            read_ahead(check_weights(located.folder))  # files of an earlier start may not be in memory
+            files = check_weights(located.folder, allow_pickled=settings.allow_pickled_weights)
+            read_ahead(files)  # files of an earlier start may not be in memory
 
     background = ThreadPoolExecutor(1, thread_name_prefix="weights")
     fetched = background.submit(fetch, located.fetch_weights)

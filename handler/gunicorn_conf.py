@@ -30,7 +30,7 @@ except StartError as problem:  # gunicorn has not set up its log yet; alarms loo
     for line in str(problem).splitlines():
         logging.getLogger(__name__).error("start_failed", extra={"reason": line})  # noqa: TRY400 - a trace tells nothing more
     sys.exit(StartError.exit_code)
-prepare_process(_settings)
+_cache_problem = prepare_process(_settings)
 
 bind = f"0.0.0.0:{_settings.port}"
 workers = 1  # one engine per container; the platform clones containers
@@ -53,6 +53,12 @@ logconfig_dict = logging_config(
     role=_settings.service_role,
     **({"tags": list(_settings.tags)} if _settings.tags else {}),
 )
+
+
+def on_starting(server: Arbiter) -> None:  # noqa: ARG001 - gunicorn's signature
+    """Tell what happened before there was a log."""
+    if _cache_problem is not None:
+        logging.getLogger("handler.caches").warning("cache_elsewhere", extra={"reason": _cache_problem})
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:

@@ -13,7 +13,9 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.orjson import OrjsonFormatter
 
 # Third parties are heard only from this level on, unless LOG_LEVEL is DEBUG. vLLM warns of each of its own choices.
-_QUIET = {"vllm": "ERROR", "transformers": "ERROR", "botocore": "WARNING", "boto3": "WARNING", "urllib3": "WARNING"}
+_QUIET = {"vllm": "ERROR", "transformers": "ERROR", "urllib3": "WARNING"}
+# These not even then: they log what AWS answers, the content of secrets included.
+_TALKATIVE = {"botocore": "WARNING", "boto3": "WARNING"}
 
 
 # The id of the request that this thread works on, None between two.
@@ -73,7 +75,7 @@ def _flat(value: object) -> str:
 def logging_config(*, level: str, log_format: str, **static_fields: object) -> dict[str, Any]:
     """Return the `logging.config.dictConfig` for every logger of the process, gunicorn's and vLLM's included."""
     formatter = EventJsonFormatter if log_format == "json" else EventTextFormatter
-    quiet = {} if level == "DEBUG" else _QUIET
+    quiet = _TALKATIVE if level == "DEBUG" else _QUIET | _TALKATIVE
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from handler.errors import StartError
+from handler.trust import check_inside, pickled
+from handler.weights import check_safetensors
 
 Pooling = Literal["CLS", "LAST", "MEAN"]
 
@@ -73,11 +75,14 @@ class ModelFolder:
     matryoshka: Matryoshka = field(default_factory=Matryoshka)
 
 
-def read_model_folder(path: Path, *, matryoshka: Literal["any"] | tuple[int, ...] | None = None) -> ModelFolder:
+def read_model_folder(
+    path: Path, *, matryoshka: Literal["any"] | tuple[int, ...] | None = None, allow_pickled: bool = False
+) -> ModelFolder:
     """Read and check the folder at *path*; *matryoshka* overrides what the model says of its sizes.
 
     Raises:
-        StartError: no such folder, unreadable or broken files, or a module that vLLM would serve differently.
+        StartError: no such folder, unreadable or broken files, names that lead out of it, pickled weights that are not
+            allowed, or a module that vLLM would serve differently.
     """
     _check_folder(path)
     config = _read_object(path / "config.json", required=True)
@@ -85,13 +90,14 @@ def read_model_folder(path: Path, *, matryoshka: Literal["any"] | tuple[int, ...
     encoder_file = next((name for name in _ENCODER_CONFIGS if (path / name).is_file()), _ENCODER_CONFIGS[0])
     encoder = _read_object(path / encoder_file)
     modules = _read_modules(path)
+    _check_tokenizer_names(path)
     kinds = [kind for kind, _ in modules]
     return ModelFolder(
         path=path,
         architecture=(config.get("architectures") or ["?"])[0],
         pooling=_pooling(path, modules),
         normalizes=not modules or "Normalize" in kinds,
-        dense_layers=_check_dense(path, modules),
+        dense_layers=_check_dense(path, modules, allow_pickled=allow_pickled),
         lower_case=bool(encoder.get("do_lower_case", False)),
         patches=_config_patch(config) | _length_patch(config, encoder_file, encoder),
         vocab_size=config.get("vocab_size"),
@@ -179,7 +185,8 @@ def _read_modules(path: Path) -> list[tuple[str, str]]:
         message = f"{file} is not a list of modules with type and path"
         raise StartError(message) from exc
     kinds = [name.rsplit(".", 1)[-1] for name, _ in modules]
-    for (name, _), kind in zip(modules, kinds, strict=True):
+    for (name, folder), kind in zip(modules, kinds, strict=True):
+        check_inside(folder, file)
         if kind not in _ORDER or not name.startswith(("sentence_transformers.", "custom_st.Transformer")):
             message = f"{file}: module {name} is not one that vLLM computes ({', '.join(_ORDER)} are); not served"
             raise StartError(message)
@@ -187,6 +194,13 @@ def _read_modules(path: Path) -> list[tuple[str, str]]:
         message = f"{file}: the order {', '.join(kinds)} is not what vLLM computes ({', '.join(_ORDER)}); not served"
         raise StartError(message)
     return [(kind, folder) for kind, (_, folder) in zip(kinds, modules, strict=True)]
+
+
+def _check_tokenizer_names(path: Path) -> None:
+    """Look at the one list of files that Transformers would follow out of the folder."""
+    names = _read_object(path / "tokenizer_config.json").get("fast_tokenizer_files")
+    for name in names if isinstance(names, list) else ():
+        check_inside(str(name), path / "tokenizer_config.json")
 
 
 def _pooling(path: Path, modules: list[tuple[str, str]]) -> Pooling | None:
@@ -209,13 +223,11 @@ def _pooling(path: Path, modules: list[tuple[str, str]]) -> Pooling | None:
     return _POOLINGS[modes[0]]
 
 
-def _check_dense(path: Path, modules: list[tuple[str, str]]) -> int:
+def _check_dense(path: Path, modules: list[tuple[str, str]], *, allow_pickled: bool) -> int:
     folders = [path / folder for kind, folder in modules if kind == "Dense"]
     for folder in folders:
         config = _read_object(folder / "config.json", required=True)
-        if not any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin")):
-            message = f"{folder}: the Dense module has no weights (model.safetensors); download the model again"
-            raise StartError(message)
+        _check_dense_weights(folder, allow_pickled=allow_pickled)
         activation = str(config.get("activation_function"))  # vLLM computes none where none is named
         if not activation.startswith("torch.nn.") or activation.rsplit(".", 1)[-1].lower() not in _ACTIVATIONS:
             message = f"{folder}: Dense with activation {activation} is not in vLLM; not served"
@@ -225,6 +237,17 @@ def _check_dense(path: Path, modules: list[tuple[str, str]]) -> int:
                 message = f"{folder}: Dense with {key}={config[key]} is not in vLLM; not served"
                 raise StartError(message)
     return len(folders)
+
+
+def _check_dense_weights(folder: Path, *, allow_pickled: bool) -> None:
+    there = [name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
+    if not there:
+        message = f"{folder}: the Dense module has no weights (model.safetensors); download the model again"
+        raise StartError(message)
+    if there[0] == "model.safetensors":
+        check_safetensors(folder / there[0])  # vLLM would go on to the other file where this one is broken
+    elif not allow_pickled:
+        raise pickled(folder / there[0])
 
 
 def _matryoshka(path: Path, config: dict[str, Any], override: Literal["any"] | tuple[int, ...] | None) -> Matryoshka:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from handler.errors import StartError
+from handler.trust import check_inside, leads_out, pickled
 
 SCHEME = "s3://"
 # Bucket names by S3's naming rules; access points by ARN have a `:`.
@@ -29,6 +30,7 @@ _BIN_INDEX = "pytorch_model.bin.index.json"
 # In the folder of a module and in the root: the first kind that is there is read.
 _MODULE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _ROOT_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "*.safetensors", "pytorch_model*.bin")
+_PICKLED = ".bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def list_objects(client: Any, location: S3Location) -> list[S3Object]:
     """Return every object under *location*; folder markers, which are empty and end in `/`, are left out.
 
     Raises:
-        StartError: there is none, or no config.json among them.
+        StartError: there is none, no config.json among them, or one whose name leads out of the local folder.
         botocore.exceptions.BotoCoreError, ClientError: S3 was not reached or refused.
     """
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=location.bucket, Prefix=location.prefix)
@@ -97,6 +99,8 @@ def list_objects(client: Any, location: S3Location) -> list[S3Object]:
     if not found:
         message = f"{location.url} holds no object; EMBED_MODEL_PATH must name the prefix that holds config.json"
         raise StartError(message)
+    for entry in found:
+        check_inside(entry.name, location.url)
     if not any(entry.name == "config.json" for entry in found):
         deeper = sorted({entry.name.rpartition("/")[0] for entry in found if entry.name.endswith("/config.json")})
         hint = f" (there is one under {deeper[0]}/)" if deeper else ""
@@ -114,14 +118,18 @@ def choose_parts(objects: Iterable[S3Object]) -> list[S3Object]:
     ]
 
 
-def choose_modules(objects: Iterable[S3Object], folder: Path) -> list[S3Object]:
-    """Choose the files of the sentence-transformers modules that `modules.json` in *folder* names, weights included."""
+def choose_modules(objects: Iterable[S3Object], folder: Path, *, allow_pickled: bool = False) -> list[S3Object]:
+    """Choose the files of the sentence-transformers modules that `modules.json` in *folder* names, weights included.
+
+    Raises:
+        StartError: a module has only pickled weights, and they are not allowed.
+    """
     objects = list(objects)
     chosen: list[S3Object] = []
     for path in _module_paths(folder):
         inside = [entry for entry in objects if entry.name.rpartition("/")[0] == path]
         chosen += [entry for entry in inside if _is_part(entry)]
-        chosen += _first_kind(inside, _MODULE_WEIGHTS)
+        chosen += _allowed(_first_kind(inside, _MODULE_WEIGHTS), allow_pickled=allow_pickled)
     return chosen
 
 
@@ -131,20 +139,23 @@ def _module_paths(folder: Path) -> list[str]:
         paths = [str(module["path"]).strip("/") for module in modules]
     except (OSError, ValueError, TypeError, KeyError):
         return []  # none, or a broken one, which reading the folder refuses by name
-    return [path for path in dict.fromkeys(paths) if path and ".." not in PurePosixPath(path).parts]
+    return [path for path in dict.fromkeys(paths) if path and not leads_out(path)]
 
 
-def choose_weights(objects: Iterable[S3Object], folder: Path, location: S3Location) -> list[S3Object]:
+def choose_weights(
+    objects: Iterable[S3Object], folder: Path, location: S3Location, *, allow_pickled: bool = False
+) -> list[S3Object]:
     """Choose the weights in the root: the shards that an index in *folder* names, else safetensors, else `.bin`.
 
     Raises:
-        StartError: there are none, or a shard is missing.
+        StartError: there are none, a shard is missing, or they are pickled and that is not allowed.
     """
     root = {entry.name: entry for entry in objects if "/" not in entry.name}
     for index in (_SAFETENSORS_INDEX, _BIN_INDEX):
         if (folder / index).is_file():
-            return [_shard(root, name, location) for name in _shards(folder / index, location)]
-    chosen = _first_kind(root.values(), _ROOT_WEIGHTS)
+            shards = [_shard(root, name, location) for name in _shards(folder / index, location)]
+            return _allowed(shards, allow_pickled=allow_pickled)
+    chosen = _allowed(_first_kind(root.values(), _ROOT_WEIGHTS), allow_pickled=allow_pickled)
     if not chosen:
         message = f"{location.url} has no weights (no *.safetensors); upload the whole model"
         raise StartError(message)
@@ -157,6 +168,13 @@ def _shards(index: Path, location: S3Location) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         message = f"{location.url}{index.name} is broken; upload the model again"
         raise StartError(message) from exc
+
+
+def _allowed(chosen: list[S3Object], *, allow_pickled: bool) -> list[S3Object]:
+    for entry in chosen:
+        if entry.name.endswith(_PICKLED) and not allow_pickled:
+            raise pickled(entry.key)
+    return chosen
 
 
 def _shard(root: dict[str, S3Object], name: str, location: S3Location) -> S3Object:

@@ -15,7 +15,9 @@ from handler.s3_folder import clear, locked
 _READ_TIMEOUT_S = 20
 
 
-def fetch_description(url: str, cache: Path, *, attempts: int, stream: bool) -> tuple[Path, Callable[[], None]]:
+def fetch_description(
+    url: str, cache: Path, *, attempts: int, stream: bool, allow_pickled: bool = False
+) -> tuple[Path, Callable[[], None]]:
     """Fetch all but the weights; return the local folder and what fetches the weights into it.
 
     Args:
@@ -23,6 +25,7 @@ def fetch_description(url: str, cache: Path, *, attempts: int, stream: bool) -> 
         cache: where local folders are kept.
         attempts: for each request, and for each range of an object.
         stream: the engine reads the weights itself: they are not fetched.
+        allow_pickled: whether `.bin` weights are fetched where there are no others.
 
     Raises:
         StartError: with cause and remedy.
@@ -39,11 +42,11 @@ def fetch_description(url: str, cache: Path, *, attempts: int, stream: bool) -> 
     with locked(folder):
         parts = choose_parts(objects)
         fetch(source, parts, folder, what="configuration")
-        modules = choose_modules(objects, folder)
+        modules = choose_modules(objects, folder, allow_pickled=allow_pickled)
         if modules:
             fetch(source, modules, folder, what="modules")
         if not stream:
-            weights = choose_weights(objects, folder, location)
+            weights = choose_weights(objects, folder, location, allow_pickled=allow_pickled)
         clear(folder, [*parts, *modules, *weights])
 
     def fetch_weights() -> None:

