@@ -10,17 +10,19 @@ from pathlib import Path
 
 from tests.server import Server
 
+CONFIG = Path(__file__).with_name("schemathesis.toml")
 KEY = "fuzz-key"
 
 
 def main() -> None:
     """Run schemathesis with its default checks; exit 1 on any failure, or on an error that the server logged."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.api", description=__doc__)
-    parser.add_argument("--examples", type=int, default=50, help="per operation and phase")
+    parser.add_argument("--examples", type=int, default=25, help="per operation and phase")
     arguments = parser.parse_args()
     with Server(EMBED_API_KEYS=KEY) as server:
         server.wait_ready()
-        command = [str(Path(sys.executable).with_name("st")), "run", f"{server.url}/openapi.json"]
+        schemathesis = [str(Path(sys.executable).with_name("st")), "--config-file", str(CONFIG)]
+        command = [*schemathesis, "run", f"{server.url}/openapi.json", "--request-timeout", "60"]
         options = ["--max-examples", str(arguments.examples), "--seed", "1", "--no-color", "--continue-on-failure"]
         done = subprocess.run(
             [*command, "--header", f"Authorization: Bearer {KEY}", *options],

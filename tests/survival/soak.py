@@ -23,7 +23,7 @@ def soak(seconds: float) -> list[Row]:
         server.wait_ready()
         corpus = Corpus.embed(server)
         with ThreadPoolExecutor(_BURST) as burst:
-            list(burst.map(lambda _: server.embed(input=corpus.texts[:64]).status_code, range(2 * _BURST)))
+            list(burst.map(lambda _: server.embed(input=corpus.texts[:16]).status_code, range(2 * _BURST)))
         worker = Watch(server.worker())
         clients = [Client(server.port, corpus, seed=seed) for seed in range(_CLIENTS)]
         end = time.monotonic() + seconds
