@@ -233,7 +233,7 @@ def prepare_process(settings: Settings) -> str | None:
         "TOKENIZERS_PARALLELISM": "true",
         # OpenMP threads spin for some milliseconds between two layers, then sleep. With OMP_WAIT_POLICY=PASSIVE one
         # text took 12 ms instead of 7; ACTIVE is no faster and spins for minutes.
-        "GOMP_SPINCOUNT": "1000000",
+        "GOMP_SPINCOUNT": "200000",
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # its warnings are not log lines of ours
         "USER": "embed",  # torch asks for a user name, which an arbitrary uid has not
     }
