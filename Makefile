@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint lock image-check docs-check check-infra survive fuzz load load-check bench bench-gpu bench-start \
+.PHONY: help serve test lint lock image-check docs-check monitoring-check check-infra survive fuzz load load-check bench bench-gpu bench-start \
 	bench-prefix bench-read-ahead bench-transfer audit
 
 help: ## show this list
@@ -25,6 +25,9 @@ lock: ## resolve pyproject.toml anew (needs uv)
 image-check: $(VENV)/installed-test ## build the image without a container engine, start it, play each platform's contract (root, Debian)
 	$(BIN)/python -m tests.image.build
 	tests/image/isolated.sh $(BIN)/python -m pytest tests/image
+
+monitoring-check: $(VENV)/installed-test ## every query of the dashboard and the alerts against a live scrape; needs Debian's prometheus
+	$(BIN)/python -m pytest tests/monitoring
 
 docs-check: $(VENV)/installed-test ## try the page at /docs in Chromium (which must be installed)
 	$(BIN)/python -m pytest tests/browser

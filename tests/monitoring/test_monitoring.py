@@ -15,7 +15,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from tests.prometheus import CONFIG, RULES, Prometheus, tool
+from tests.monitoring.prometheus import CONFIG, RULES, Prometheus, tool
 from tests.server import ROOT, Server, free_port
 
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "infra/grafana/dashboard.json").read_text())
