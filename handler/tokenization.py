@@ -15,6 +15,7 @@ from handler.errors import ContextLengthError, InvalidRequestError, StartError
 from handler.inquiry import Part
 from handler.trust import needs_code
 
+_LONG_TEXT_CHARS = 2000  # a millisecond or two
 _VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.tiktoken", "tekken.json")
 
 Side = Literal["left", "right"]
@@ -90,7 +91,9 @@ class TextTokenizer:
     def _encode(self, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
         if self._lower_case:
             texts = [text.lower() for text in texts]
-        if len(texts) == 1:  # a batch, even of one, wakes the threads that share it
+        # A batch, even of one, wakes the threads that share it. A single text keeps the interpreter meanwhile, and one of
+        # 10 MB would stop the whole server for seconds.
+        if len(texts) == 1 and len(texts[0]) <= _LONG_TEXT_CHARS:
             return [self._backend.encode(texts[0], add_special_tokens=add_special_tokens).ids]
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in encodings]

@@ -30,6 +30,23 @@ def test_texts_become_ids_in_order() -> None:
     assert batch.token_count == 7
 
 
+def test_a_long_text_lets_others_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call for a single text keeps the interpreter, so only short ones go through it; the ids are the same."""
+    backend = ByteTokenizer()
+    tokenizer = TextTokenizer(backend, vocab_size=VOCABULARY)
+    single = backend.encode
+    seen: list[int] = []
+
+    def encode(text: str, *, add_special_tokens: bool) -> Any:
+        seen.append(len(text))
+        return single(text, add_special_tokens=add_special_tokens)
+
+    monkeypatch.setattr(backend, "encode", encode)
+    for length in (1, 2000, 2001, 1_000_000):
+        assert tokenizer.encode_texts(["x" * length], LengthRule(2_000_000)).token_ids == [ids("x" * length)]
+    assert seen == [1, 2000]
+
+
 def test_special_tokens_can_be_left_out() -> None:
     """`add_special_tokens: false` embeds the bare text."""
     assert tokenizer().encode_texts(["ab"], WIDE, add_special_tokens=False).token_ids == [ids("ab")[1:-1]]

@@ -29,7 +29,7 @@ def test_jumps_of_the_clock(tmp_path: Path, record_property: Callable[[str, obje
     statuses: Counter[int] = Counter()
     created: list[int] = []
     stop = threading.Event()
-    with Server(EMBED_REQUEST_TIMEOUT_S="20", **faked) as server:
+    with Server(module="tests.survival.faked_clock", EMBED_REQUEST_TIMEOUT_S="20", **faked) as server:
         server.wait_ready()
 
         def ask(texts: int) -> None:
