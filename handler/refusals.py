@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from typing import Protocol
 
 from handler.errors import ServiceError
@@ -20,6 +21,7 @@ _BUSY_PATHS = {b"/v1/embeddings", b"/embeddings", b"/invocations"}  # whose erro
 _LINE = re.compile(rb"POST ([^ ?\r\n]{1,64})(?:\?[^ \r\n]*)? HTTP/1\.1\r\n")
 _REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([\x20-\x7e]{1,128}?)[ \t]*\r\n", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n", re.IGNORECASE)
+_LINES_PER_S = 20
 _HEAD_BYTES = 4096  # of a request's beginning that are looked at
 
 
@@ -51,13 +53,35 @@ class Count(Protocol):
         """Count it by its *route*, its *status* and the code of its error."""
 
 
-def note(error: ServiceError, *, request_id: str, path: str | None, count: Count | None) -> None:
-    """Write the line of a refused request, which had *path* or could not be read, and count it."""
-    route, status, reason = path or "unknown", int(error.status), error.code or error.type
-    event, told = ("request", {"method": "POST", "total_ms": 0}) if path else ("refused", {})
-    log.info(event, extra={"request_id": request_id, "route": route, "status": status, "error": reason, **told})
-    if count is not None:
-        count(route=route, status=status, reason=reason)
+class Ledger:
+    """Counts and logs what the worker refuses; in a flood most lines are left out, and their number is told."""
+
+    def __init__(self, count: Count | None) -> None:
+        """Count by *count*, None where nobody counts. Two threads at once may log a line more, and count no less."""
+        self._count = count
+        self._second = 0
+        self._lines = 0  # of this second
+        self._left_out = 0
+
+    def note(self, error: ServiceError, *, request_id: str, path: str | None) -> None:
+        """Take note of a refused request, which had *path* or could not be read."""
+        route, status, reason = path or "unknown", int(error.status), error.code or error.type
+        if self._count is not None:
+            self._count(route=route, status=status, reason=reason)
+        if self._has_room():
+            event, told = ("request", {"method": "POST", "total_ms": 0}) if path else ("refused", {})
+            log.info(event, extra={"request_id": request_id, "route": route, "status": status, "error": reason, **told})
+
+    def _has_room(self) -> bool:
+        """Whether this second has room for another line."""
+        if (now := int(time.monotonic())) != self._second:
+            self._second, self._lines = now, 0
+            if self._left_out:
+                log.info("refusals_not_logged", extra={"count": self._left_out})
+                self._left_out = 0
+        self._lines += 1
+        self._left_out += self._lines > _LINES_PER_S
+        return self._lines <= _LINES_PER_S
 
 
 def refusal(error: ServiceError, *, close: bool = True, **headers: str) -> bytes:

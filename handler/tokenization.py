@@ -91,8 +91,8 @@ class TextTokenizer:
     def _encode(self, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
         if self._lower_case:
             texts = [text.lower() for text in texts]
-        # A batch, even of one, wakes the threads that share it. A single text keeps the interpreter meanwhile, and one of
-        # 10 MB would stop the whole server for seconds.
+        # A batch, even of one, wakes the threads that share it. A single text keeps the interpreter meanwhile, and one
+        # of 10 MB would stop the whole server for seconds.
         if len(texts) == 1 and len(texts[0]) <= _LONG_TEXT_CHARS:
             return [self._backend.encode(texts[0], add_special_tokens=add_special_tokens).ids]
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)

@@ -30,7 +30,7 @@ from handler.incoming import Incoming, raise_descriptor_limit
 from handler.lifecycle import Lifecycle
 from handler.logs import current_request, where
 from handler.outgoing import Lingering, Outgoing
-from handler.refusals import asks_to_close, note, refusal, request_id, sheddable_path
+from handler.refusals import Ledger, asks_to_close, refusal, request_id, sheddable_path
 from handler.strands import Hub
 
 SPARE_THREADS = 16  # beyond the slots: health, models, and errors while every slot is taken
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 _SILENT_LINGER_S = 0.5  # in a drain, for the first byte on a new connection
 _NOTIFY_S = 1.0
 _PATIENCE_S = 1.0  # a connection younger than that is about to send its request
+_SHEDDING_PAUSE_S = 0.003
 _NO_ROOM_S = 0.05  # until accepting is tried again where the system has refused
 
 
@@ -58,6 +59,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         super().__init__(*args, **kwargs)
         self._embedding = 0  # requests for embeddings that are with threads
         self._notified = 0.0
+        self._shedding = False  # in this round of the main loop
         self._accept_from = 0.0  # when the system, having refused a connection, is asked again
 
     @property
@@ -80,11 +82,11 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             self.cfg,
             ClientSocket.adopt(client),
             address,
-            listener.getsockname(),
+            self._addresses[listener],
             limit=self.wsgi.config["MAX_CONTENT_LENGTH"],
             linger=self._lingering.add,
         )
-        self._incoming.add(conn)
+        self._incoming.receive(conn, conn.sock)  # most often the request is there already
 
     def on_client_socket_readable(self, conn: Connection, client: ClientSocket) -> None:
         """Receive the next request of a kept-alive connection, most often at once."""
@@ -123,7 +125,8 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         """Refuse without a thread; the connection goes on."""
         told, closes = request_id(conn.received), asks_to_close(conn.received)
         conn.take_request()
-        self._note(error, told, path)
+        self._shedding = True
+        self._ledger.note(error, request_id=told, path=path)
         conn.sock.unsent.append(memoryview(refusal(error, close=closes, x_request_id=told)))
         try:
             conn.sock.send_now()
@@ -137,11 +140,8 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._close(conn, graceful=True)
 
     def _tell(self, client: ClientSocket, error: ServiceError, told: str) -> None:
-        self._note(error, told, None)
+        self._ledger.note(error, request_id=told, path=None)
         client.try_send(refusal(error, x_request_id=told))
-
-    def _note(self, error: ServiceError, told: str, path: str | None) -> None:
-        note(error, request_id=told, path=path, count=self.wsgi.extensions.get("refused"))
 
     def _close(self, conn: Connection, *, graceful: bool = False) -> None:
         self.nr_conns -= 1
@@ -219,6 +219,8 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     def run(self) -> None:
         """Serve until told to stop, then drain."""
         raise_descriptor_limit()
+        self._addresses = {listener: listener.getsockname() for listener in self.sockets}
+        self._ledger = Ledger(self.wsgi.extensions.get("refused"))
         self._hub = Hub(self.poller)
         self._incoming = Incoming(self.poller, whole=self._hand_on, refuse=self._refuse, gone=self._close)
         self._outgoing = Outgoing(self.poller, lambda conn, whole: self._answered(conn, whole=whole))
@@ -234,8 +236,11 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self.notify()
         refused = self._accept_from > time.monotonic()
         self.set_accept_enabled(self.nr_conns < self.worker_connections and not refused)
+        self._shedding = False
         self.wait_for_and_dispatch_events(timeout=self._hub.sleep_s(_NO_ROOM_S if refused else timeout_s))
         self._expire()
+        if self._shedding:  # more comes at once; taken together it costs the engine fewer interruptions
+            time.sleep(_SHEDDING_PAUSE_S)
         if self.nr_conns >= self.worker_connections or self._accept_from > time.monotonic():
             self._make_room()
 

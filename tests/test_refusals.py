@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
 from handler.errors import OverloadedError, SlowRequestError
-from handler.refusals import asks_to_close, refusal, request_id, sheddable_path
+from handler.refusals import Ledger, asks_to_close, refusal, request_id, sheddable_path
 
 POST = bytearray(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\n\r\n")
 
@@ -53,3 +54,21 @@ def test_a_refusal_is_a_whole_response() -> None:
     }
     assert json.loads(body)["error"]["code"] == "overloaded"
     assert b"Connection: close" in refusal(SlowRequestError("late"))
+
+
+def test_a_flood_is_counted_whole_and_logged_in_part(caplog: pytest.LogCaptureFixture) -> None:
+    """Every refusal is counted; of many in one second some have a line, and the number of the others is told."""
+    counted: list[tuple[str, int, str]] = []
+    ledger = Ledger(lambda *, route, status, reason: counted.append((route, status, reason)))
+    error = OverloadedError("all slots are taken")
+    with caplog.at_level("INFO"):
+        for number in range(500):
+            ledger.note(error, request_id=str(number), path="/embeddings")
+        time.sleep(1.01)
+        ledger.note(error, request_id="later", path=None)
+    assert counted == [("/embeddings", 429, "overloaded")] * 500 + [("unknown", 429, "overloaded")]
+    events = [record.message for record in caplog.records]
+    told = sum(vars(record)["count"] for record in caplog.records if record.message == "refusals_not_logged")
+    assert events.count("request") + told == 500
+    assert 20 <= events.count("request") <= 40
+    assert events[-1] == "refused"
