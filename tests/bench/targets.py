@@ -43,7 +43,7 @@ def median(values: list[float]) -> float:
 
 def rounds(figures: Figures, model: str, server: str, load: str, figure: str) -> list[float]:
     """Collect one figure over the rounds."""
-    return [entry[server][load][figure] for entry in figures["rounds"][model]]
+    return [entry[server][load][figure] for entry in figures["rounds"][model] if server in entry]
 
 
 def paired(figures: Figures, model: str, load: str, figure: str, *, highest: bool) -> float:

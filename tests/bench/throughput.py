@@ -50,7 +50,7 @@ def measure(
                 "texts_per_s": result.texts_per_s,
                 "p50_ms": result.p50_ms,
                 "p99_ms": result.p99_ms,
-                "cpu_us_per_text": 1e6 * (server.cpu_s() - before) / (result.texts_per_s * duration),
+                "cpu_us_per_text": 1e6 * (server.cpu_s() - before) / max(1.0, result.texts_per_s * duration),
                 "driver_cpu": result.driver_cpu,
             }
         figures["memory"] = {"pss_mb": server.pss_mb()}
