@@ -231,9 +231,12 @@ def prepare_process(settings: Settings) -> str | None:
         "HF_HUB_OFFLINE": "1",  # weights are on mounted storage; a hub look-up only delays the start
         "TRANSFORMERS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "true",
-        # OpenMP threads spin for some milliseconds between two layers, then sleep. With OMP_WAIT_POLICY=PASSIVE one
+        # OpenMP threads spin for most of a millisecond between two layers, then sleep. With OMP_WAIT_POLICY=PASSIVE one
         # text took 12 ms instead of 7; ACTIVE is no faster and spins for minutes.
         "GOMP_SPINCOUNT": "200000",
+        # On CPUs oneDNN keeps what it has compiled for each shape of a batch, a MB and more: with its own limit of 1024
+        # the memory of a server of MiniLM grew from 0.9 to 2 GB.
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # its warnings are not log lines of ours
         "USER": "embed",  # torch asks for a user name, which an arbitrary uid has not
     }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import select
 import time
+from typing import Any
 
 
-def sleep(seconds: float) -> None:
+def sleep(seconds: Any) -> None:
     """Sleep by another system call: libfaketime 0.9.10 miscounts the absolute time of the one that Python uses."""
     if seconds < 0:
         raise ValueError("sleep length must be non-negative")
