@@ -25,7 +25,6 @@ from packaging.utils import canonicalize_name
 # What pip-audit can ask: its name for it -> a question that any working one answers.
 SERVICES = {
     "osv": ("https://api.osv.dev/v1/query", b'{"package": {"ecosystem": "PyPI", "name": "pip"}, "version": "9.0.0"}'),
-    "pypi": ("https://pypi.org/pypi/pip/9.0.0/json", None),
 }
 # Of no lock: what makes an environment, and an extension that is built where there is a compiler.
 _BESIDE_THE_LOCK = {"pip", "setuptools", "wheel", "gunicorn-h1c"}

@@ -66,16 +66,16 @@ def test_only_locks_for_cpus_look_at_pytorchs_cpu_index(tmp_path: Path, world: s
     calls = tmp_path / "calls"
     pip = tmp_path / "venv/bin/pip"
     pip.parent.mkdir(parents=True)
-    pip.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    pip.write_text(f'#!/bin/sh\nfor last; do :; done\necho "$@" $(cat "$last" 2>/dev/null) >> {calls}\n')
     pip.chmod(0o755)
     lock = ROOT / f"infra/requirements/{world}.txt"
     subprocess.run(["sh", str(ROOT / "infra/requirements/install.sh"), str(tmp_path / "venv"), str(lock)], check=True)
     told = calls.read_text().splitlines()
-    assert any(f"--requirement {lock}" in call for call in told)
+    assert sum("install" in call and " vllm" in call and "--hash" in call for call in told) == 1
     asked = [call for call in told if "download.pytorch.org" in call]
     if world == "gpu":
         assert asked == []
-        assert re.search(r"^torch==[\d.]+$", lock.read_text(), re.MULTILINE)
+        assert any(re.search(r" torch==[\d.]+ ", call) for call in told)
     else:
         (call,) = asked
         assert re.search(r" torch==[\d.]+\+cpu", call)
