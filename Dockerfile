@@ -55,6 +55,7 @@ COPY infra/requirements/audit.txt pyproject.toml /build/
 COPY --from=base /var/lib/dpkg /build/dpkg
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python3 -m venv /build/tools && /build/tools/bin/pip install --no-cache-dir --no-deps --requirement /build/audit.txt
+COPY infra/image/sbom.py /build/image/
 RUN dpkg-query --admindir=/build/dpkg --show \
         --showformat='${Package}\t${Version}\t${Architecture}\t${db:Status-Abbrev}\n' >/build/debian.txt \
     && /build/tools/bin/cyclonedx-py environment --output-reproducible --pyproject /build/pyproject.toml \
@@ -77,8 +78,8 @@ COPY --from=packages /opt/venv /opt/venv
 COPY --from=packages /opt/embed/cache /opt/embed/cache
 COPY LICENSE /opt/embed/
 COPY ${WEIGHTS} /opt/ml/model
-COPY --from=server /opt/embed/handler /opt/embed/handler
 COPY --from=sbom /build/sbom.json /opt/embed/
+COPY --from=server /opt/embed/handler /opt/embed/handler
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -19,5 +19,5 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    wanted = {_ARENA_MAX: 1, _MMAP_THRESHOLD: _MOST_BYTES, _TRIM_THRESHOLD: _MOST_BYTES}
+    wanted = {_MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: _MOST_BYTES, -2: 64 << 20}
     return all(mallopt(parameter, value) == 1 for parameter, value in wanted.items())

@@ -42,6 +42,7 @@ _SILENT_LINGER_S = 0.5  # in a drain, for the first byte on a new connection
 _NOTIFY_S = 1.0
 _PATIENCE_S = 1.0  # a connection younger than that is about to send its request
 _SHEDDING_PAUSE_S = 0.003
+_MOST_ACCEPTED = 64  # connections in one round of the main loop
 _NO_ROOM_S = 0.05  # until accepting is tried again where the system has refused
 
 
@@ -68,25 +69,29 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         return lifecycle
 
     def accept(self, listener: socket.socket) -> None:
-        """Accept a connection and wait for its request in the main loop."""
+        """Accept who waits in the backlog, as many as there is room for in one round."""
+        for _ in range(min(_MOST_ACCEPTED, self.worker_connections - self.nr_conns)):
+            if not self._accept_one(listener):
+                return
+
+    def _accept_one(self, listener: socket.socket) -> bool:
+        """Accept a connection and take its request, if it is there already; False where nobody waits."""
         try:
             client, address = listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
+        except ConnectionAbortedError:
+            return True
+        except BlockingIOError:
+            return False
         except OSError as exc:  # no descriptor or no memory is left: whoever waits in the backlog stays there
             self._accept_from = time.monotonic() + _NO_ROOM_S
             log.warning("connection_not_accepted", extra={"error": exc.strerror, "connections": self.nr_conns})
-            return
+            return False
         self.nr_conns += 1
-        conn = Connection(
-            self.cfg,
-            ClientSocket.adopt(client),
-            address,
-            self._addresses[listener],
-            limit=self.wsgi.config["MAX_CONTENT_LENGTH"],
-            linger=self._lingering.add,
-        )
-        self._incoming.receive(conn, conn.sock)  # most often the request is there already
+        sock, server = ClientSocket.adopt(client), self._addresses[listener]
+        limit = self.wsgi.config["MAX_CONTENT_LENGTH"]
+        conn = Connection(self.cfg, sock, address, server, limit=limit, linger=self._lingering.add)
+        self._incoming.receive(conn, sock)
+        return True
 
     def on_client_socket_readable(self, conn: Connection, client: ClientSocket) -> None:
         """Receive the next request of a kept-alive connection, most often at once."""
