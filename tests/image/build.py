@@ -129,7 +129,7 @@ def make_context() -> None:
     shutil.rmtree(CONTEXT, ignore_errors=True)
     for name in ("handler", "infra"):
         shutil.copytree(ROOT / name, CONTEXT / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("Dockerfile", "LICENSE", ".dockerignore"):
+    for name in ("Dockerfile", "LICENSE", "pyproject.toml", ".dockerignore"):
         shutil.copy2(ROOT / name, CONTEXT / name)
     with (CONTEXT / "handler/app.py").open("a") as stream:
         stream.write("\n# a change\n")

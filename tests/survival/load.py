@@ -24,6 +24,7 @@ from typing import Self
 import psutil
 
 from tests.bench.wrk import WORDS
+from tests.server import Server
 
 ANSWER_S = 30.0  # the longest that an answer is waited for
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
@@ -248,6 +249,12 @@ class Sample:
     rss: int  # bytes
     threads: int
     descriptors: int
+
+
+def visit_shapes(server: Server) -> None:
+    """Embed batches of a hundred sizes: oneDNN compiles for each and keeps some, and until then memory grows."""
+    for texts in range(1, 101):
+        assert server.embed(input=["word " * 16] * texts).status_code == 200
 
 
 class Watch:

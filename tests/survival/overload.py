@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 
 from tests.server import Server
-from tests.survival.load import Outcome, Watch, closed_loop, open_loop, probe_health
+from tests.survival.load import Outcome, Watch, closed_loop, open_loop, probe_health, visit_shapes
 from tests.survival.report import Row
 
 TIMES = 3
@@ -24,6 +24,7 @@ def overload(seconds: float) -> list[Row]:
     context = multiprocessing.get_context("spawn")
     with Server() as server, ProcessPoolExecutor(2, mp_context=context) as pool:
         server.wait_ready()
+        visit_shapes(server)
 
         def capacity(clients: int, seconds: float = _CAPACITY_S) -> float:
             return (

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.server import Server
 from tests.survival.clients import Client, Wrong
 from tests.survival.corpus import Corpus
-from tests.survival.load import Sample, Watch
+from tests.survival.load import Sample, Watch, visit_shapes
 from tests.survival.report import Row
 
 _CLIENTS = 12
@@ -21,6 +21,7 @@ def soak(seconds: float) -> list[Row]:
     """Run *seconds* of the mixed trace; the first fifth warms up."""
     with Server(EMBED_MAX_BODY_BYTES=str(8 << 20)) as server:
         server.wait_ready()
+        visit_shapes(server)
         corpus = Corpus.embed(server)
         with ThreadPoolExecutor(_BURST) as burst:
             large = {"input": corpus.texts[:16], "user": "u" * 20_000}  # small ones need no thread
