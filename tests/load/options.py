@@ -23,6 +23,7 @@ class Options:
     clients: tuple[str, ...] = ()  # classes of the locustfile; empty: all
     p99_ms: float = 500.0
     min_goodput: float = 0.9  # past saturation, as a share of the peak
+    min_overload: float = OVERLOAD  # the offered load past saturation that a run must reach
     step_s: float = 10.0  # each step of the ramp
     hold_s: float = 20.0  # the peak, and the overload
     soak_s: float = 600.0
@@ -32,7 +33,7 @@ class Options:
 
     @classmethod
     def from_environment(cls) -> Self:
-        """Read URL, KEY, MODEL, SHAPE, CLIENTS, P99_MS, MIN_GOODPUT, STEP_S, HOLD_S, SOAK_S, USERS, MAX_USERS, OUT.
+        """Read each field from the variable of its name in capitals.
 
         Raises:
             ValueError: a number that is none, or an unknown shape.
@@ -51,6 +52,7 @@ class Options:
             clients=tuple(told.get("clients", "").split()),
             p99_ms=number("p99_ms"),
             min_goodput=number("min_goodput"),
+            min_overload=number("min_overload"),
             step_s=number("step_s"),
             hold_s=number("hold_s"),
             soak_s=number("soak_s"),

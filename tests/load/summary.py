@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from tests.load.options import OVERLOAD, Options
+from tests.load.options import Options
 from tests.load.record import Figures, Second, figures, tally
 
 _BUSY = 0.9  # of a core; one Python process cannot give more
@@ -113,10 +113,9 @@ def _past_saturation(measured: list[Figures], options: Options) -> tuple[list[st
     if peak.answered < best.answered * options.min_goodput:  # else a server that stays slow after the ramp would pass
         held = f"{best.answered:.0f} texts/s of {best.phase} were not held: {peak.answered:.0f}"
         problems.append(f"{held}; the machine is not quiet, or the server slows down")
-    if round(factor, 1) < OVERLOAD:
-        problems.append(
-            f"only {factor:.1f} times the peak was offered, not {OVERLOAD:g} times: more users, or a faster driver"
-        )
+    if round(factor, 1) < options.min_overload:
+        wanted = f"not {options.min_overload:g} times: more users, or a faster driver"
+        problems.append(f"only {factor:.1f} times the peak was offered, {wanted}")
     if share < options.min_goodput:
         problems.append(f"past saturation {share:.0%} of the peak came back, less than {options.min_goodput:.0%}")
     return lines, problems
