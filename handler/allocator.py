@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ctypes
 
-_TRIM_THRESHOLD = -1  # the free memory at the end of the heap that is given back to the kernel
-_MMAP_THRESHOLD = -3  # the size from which the kernel is asked for a block of its own
-_ARENA_MAX = -8  # heaps; those of threads are in pieces of 64 MB, which large blocks do not fit into
-_MOST_BYTES = 2**31 - 1
+# parameter -> bytes
+_WANTED = {
+    -3: 32 * 2**20,  # M_MMAP_THRESHOLD, the size from which the kernel is asked for a block of its own
+    -1: 2**31 - 1,  # M_TRIM_THRESHOLD, the free memory at the end of a heap that is given back
+    -2: 64 * 2**20,  # M_TOP_PAD, how much more is asked for, and kept, than is needed now
+}
 
 
 def keep_freed_memory() -> bool:
@@ -19,5 +21,4 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    wanted = {_MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: _MOST_BYTES, -2: 64 << 20}
-    return all(mallopt(parameter, value) == 1 for parameter, value in wanted.items())
+    return all(mallopt(parameter, value) == 1 for parameter, value in _WANTED.items())

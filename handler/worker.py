@@ -2,8 +2,7 @@
 
 - Bytes of a request are collected in the main loop until it is complete. A slow or silent sender therefore costs
   memory, of which there is a limit, and never a thread. The same holds for slow readers.
-- Small requests take turns in the main loop's own thread, one going on while others wait for the engine. Large ones get
-  a thread each.
+- Small requests take turns in the main loop's thread: one goes on while others wait for the engine. Large ones get one.
 - While every slot is taken the main loop refuses by itself, so that refusing costs little and probes have threads.
 - Where connections or file descriptors run out, those that do nothing make room.
 - On SIGTERM connections are still accepted and answered 503 while admitted requests finish; then the socket closes.
@@ -100,11 +99,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._incoming.receive(conn, client)
 
     def _hand_on(self, conn: Connection) -> None:
-        """Handle a complete request, unless it would find no slot.
-
-        A small one is handled here as a strand, a large one in a thread of its own. So is what comes while the model
-        loads: it may wait for that, which strands cannot.
-        """
+        """Handle a complete request, unless it would find no slot; one that comes while the model loads may wait."""
         path = sheddable_path(conn.received) if self.wsgi.extensions.get("sheds", True) else None
         if path is not None and (error := self._busy()) is not None and not conn.frame.cut_short:
             self._shed(conn, path, error)
