@@ -73,7 +73,9 @@ def run_starts(figures: Figures, caches: Path, rounds: int) -> None:
             taken.setdefault(f"{contender.name}, empty cache", []).append(starts.fresh(contender, vector))
 
 
-def run_loads(figures: Figures, name: str, model: Path, caches: Path, *, rounds: int, seconds: float) -> None:
+def run_loads(
+    figures: Figures, name: str, model: Path, caches: Path, *, rounds: int, seconds: float, others: bool
+) -> None:
     """Drive every server with every load, round by round; those that are no yardstick in the first round only."""
     loads = throughput.TINY_LOADS if name == "tiny" else throughput.LOADS
     vector = reference(model, [TEXT])[0].tolist()
@@ -82,7 +84,7 @@ def run_loads(figures: Figures, name: str, model: Path, caches: Path, *, rounds:
     for number in range(rounds):
         entries.append({})
         for contender in _runnable(model, tiny=name == "tiny"):
-            if number > 0 and contender.name not in (OURS, *YARDSTICKS):
+            if (number > 0 or not others) and contender.name not in (OURS, *YARDSTICKS):
                 continue
             print(f"{name}, round {number + 1}: {contender.name}", file=sys.stderr, flush=True)
             entries[-1][contender.name] = throughput.measure(
@@ -110,7 +112,7 @@ def run_engine(figures: Figures, rounds: int) -> None:
     figures["engine_alone"] = values
 
 
-def _run(section: str, figures: Figures, caches: Path, *, rounds: int, seconds: float) -> None:
+def _run(section: str, figures: Figures, caches: Path, *, rounds: int, seconds: float, others: bool) -> None:
     if section == "json":
         figures["float_json_s"] = microbench.float_json_s()
     elif section == "starts":
@@ -119,7 +121,7 @@ def _run(section: str, figures: Figures, caches: Path, *, rounds: int, seconds: 
         run_engine(figures, rounds)
     else:
         model = MINILM if section == "minilm" else one_layer.build(caches)
-        run_loads(figures, section, model, caches, rounds=rounds, seconds=seconds)
+        run_loads(figures, section, model, caches, rounds=rounds, seconds=seconds, others=others)
 
 
 def main() -> None:
@@ -127,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="This server beside vLLM's own and others.")
     parser.add_argument("--quick", action="store_true", help="one round of short loads")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-others", action="store_true", help="leave out servers that are no yardstick")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, commas between them")
     parser.add_argument("--out", type=Path, default=ROOT / ".bench")
     arguments = parser.parse_args()
@@ -143,7 +146,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for section in sections:
             try:
-                _run(section, figures, Path(folder), rounds=rounds, seconds=seconds)
+                _run(section, figures, Path(folder), rounds=rounds, seconds=seconds, others=not arguments.no_others)
             finally:  # what was measured is kept, whatever came after it
                 kept.write_text(json.dumps(figures, indent=1))
     (arguments.out / "bench.md").write_text(report.markdown(figures))
