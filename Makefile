@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint lock image-check docs-check monitoring-check check-infra survive fuzz load load-check bench bench-gpu bench-start \
+.PHONY: help serve test lint lock image-check docs-check monitoring-check check-infra survive fuzz load load-check bench bench-gpu \
 	bench-prefix bench-read-ahead bench-transfer audit
 
 help: ## show this list
@@ -49,9 +49,6 @@ audit: $(VENV)/installed-test $(VENV)/audit/installed ## compare .venv with its 
 
 bench: $(VENV)/installed-test $(VENV)/infinity/tried ## this server beside vLLM's own and others; 25 minutes, needs wrk
 	$(BIN)/python -m tests.bench.side_by_side $(ARGS)
-
-bench-start: $(VENV)/installed-test ## time to the first embedding, side by side with vLLM's own server
-	$(BIN)/python -m tests.bench.cold_start
 
 bench-prefix: $(VENV)/installed-test ## what prefix caching saves of a common instruction
 	$(BIN)/python -m tests.bench.prefix_caching

@@ -2,8 +2,9 @@
 
 - Bytes of a request are collected in the main loop until it is complete. A slow or silent sender therefore costs
   memory, of which there is a limit, and never a thread. The same holds for slow readers.
-- Small requests take turns in the main loop's thread: one goes on while others wait for the engine. Large ones get one.
-- While every slot is taken the main loop refuses by itself, so that refusing costs little and probes have threads.
+- Small requests take turns in the main loop's thread: one goes on while others wait for the engine.
+  Large ones, and those that come while the model loads, get a thread each.
+- While every slot is taken the main loop refuses by itself, so that refusing costs little.
 - Where connections or file descriptors run out, those that do nothing make room.
 - On SIGTERM connections are still accepted and answered 503 while admitted requests finish; then the socket closes.
 Source: gunicorn 27.0.1, gunicorn/workers/gthread.py.
@@ -33,14 +34,14 @@ from handler.refusals import Ledger, asks_to_close, refusal, request_id, sheddab
 from handler.strands import Hub
 
 SPARE_THREADS = 16  # beyond the slots: health, models, and errors while every slot is taken
-_PROBE_THREADS = 8  # of the spare ones, never taken by requests for embeddings
+_OTHER_THREADS = 8  # of the spare ones, never taken by requests for embeddings
 
 log = logging.getLogger(__name__)
 
 _SILENT_LINGER_S = 0.5  # in a drain, for the first byte on a new connection
 _NOTIFY_S = 1.0
 _PATIENCE_S = 1.0  # a connection younger than that is about to send its request
-_SHEDDING_PAUSE_S = 0.003
+_SHEDDING_PAUSE_S = 0.003  # while requests are refused for want of a slot
 _MOST_ACCEPTED = 64  # connections in one round of the main loop
 _NO_ROOM_S = 0.05  # until accepting is tried again where the system has refused
 
@@ -99,13 +100,13 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._incoming.receive(conn, client)
 
     def _hand_on(self, conn: Connection) -> None:
-        """Handle a complete request, unless it would find no slot; one that comes while the model loads may wait."""
+        """Handle a complete request, unless it would find no slot."""
         path = sheddable_path(conn.received) if self.wsgi.extensions.get("sheds", True) else None
         if path is not None and (error := self._busy()) is not None and not conn.frame.cut_short:
             self._shed(conn, path, error)
             return
         conn.take_request()
-        if conn.is_small and self._lifecycle.model is not None:
+        if conn.is_small and self._lifecycle.model is not None:  # a strand cannot wait for the model
             self._hub.start(partial(self._handle_here, conn))
             return
         conn.embeds = path is not None
@@ -116,8 +117,8 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._finish(conn, kept=bool(self.handle(conn)))
 
     def _busy(self) -> OverloadedError | None:
-        """Say why a request for embeddings cannot be taken now; probes have threads whatever comes."""
-        if self._embedding >= self.cfg.threads - _PROBE_THREADS:
+        """Say why a request for embeddings cannot be taken now; some threads are left for what else is large."""
+        if self._embedding >= self.cfg.threads - _OTHER_THREADS:
             return OverloadedError("too many requests are being answered; try again")
         return self._lifecycle.overload()
 
@@ -292,7 +293,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         log.info("stopped", extra={"unanswered": lifecycle.in_flight, "drain_s": round(time.monotonic() - begin, 3)})
 
     def _accept_backlog(self, listener: socket.socket) -> None:
-        before = -1
-        while before != self.nr_conns:
-            before = self.nr_conns
-            self.accept(listener)
+        """Accept everybody, as many as a backlog may hold, whatever room there is."""
+        for _ in range(self.cfg.backlog):
+            if not self._accept_one(listener):
+                return

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 from importlib.metadata import Distribution, PathDistribution
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.scripts import load
 
 ROOT = Path(__file__).parents[1]
 
@@ -15,12 +16,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def audit() -> ModuleType:
     """The script, which stands alone."""
-    spec = importlib.util.spec_from_file_location("audit", ROOT / "infra/requirements/audit.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(ROOT / "infra/requirements/audit.py")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+import time
 
 from flask import Flask, Response, request
 
@@ -29,6 +30,12 @@ def create_app() -> Flask:
             if seconds := float(request.args.get("seconds", 0)):
                 Signal().wait(seconds)
             return Response(str(len(request.get_data())))
+
+    @app.get("/busy")
+    def busy() -> Response:
+        """Keep the main loop busy for a second, while others connect."""
+        time.sleep(1)
+        return Response("done")
 
     @app.get("/health")
     def health() -> Response:

