@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from handler.allocator import Trimmer
 from handler.errors import DeadlineExceededError, EngineDeadError
 from handler.strands import Signal, set_all
 
@@ -149,11 +150,13 @@ class Engine:
             self._core.close()
 
     def _serve(self, core: Core) -> None:
+        memory = Trimmer()
         while self._take(core):
             finished = core.step()
             self.steps_by_size[len(finished).bit_length()] += 1
             self.finished_texts += len(finished)
             set_all([job.done for key, vector in finished if (job := self._deliver(key, vector)) is not None])
+            memory.look()  # between batches, when nothing of a batch is held
 
     def _take(self, core: Core) -> bool:
         """Move everything that waits into the engine; block while there is nothing to do. False: stop."""

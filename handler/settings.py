@@ -234,8 +234,8 @@ def prepare_process(settings: Settings) -> str | None:
         # OpenMP threads spin for most of a millisecond between two layers, then sleep. With OMP_WAIT_POLICY=PASSIVE one
         # text took 12 ms instead of 7; ACTIVE is no faster and spins for minutes.
         "GOMP_SPINCOUNT": "200000",
-        # On CPUs oneDNN keeps what it has compiled for each shape of a batch, a MB and more: with its own limit of 1024
-        # the memory of a server of MiniLM grew from 0.9 to 2 GB.
+        # On CPUs oneDNN keeps what it has compiled for each shape of a batch; by itself it keeps 1024, which held some
+        # 100 MB more and made nothing faster.
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # its warnings are not log lines of ours
         "USER": "embed",  # torch asks for a user name, which an arbitrary uid has not

@@ -31,3 +31,30 @@ def test_freed_memory_is_kept(how: str, least: int, most: int) -> None:
     """What a thread has used and freed, as a model's layers do, stays with the process and is used again."""
     done = subprocess.run([sys.executable, "-c", _SCRIPT, how], check=True, capture_output=True, text=True)
     assert least <= int(done.stdout) <= most
+
+
+_GROWN = """
+import numpy as np
+from handler import allocator
+
+assert allocator.keep_freed_memory()
+allocator._LOOK_EVERY_S = 0
+trimmer = allocator.Trimmer()
+print(trimmer.look())  # nothing has grown
+held = [np.ones(1 << 20, dtype=np.uint8) for _ in range(300)]
+last = held.pop()  # at the end of the heap: what is free before it cannot be given back by shrinking the heap
+before = allocator._resident_bytes()
+held.clear()
+print(trimmer.look(), (before - allocator._resident_bytes()) >> 20)
+print(trimmer.look())  # what is left is what is needed
+"""
+
+
+def test_grown_memory_is_given_back_once() -> None:
+    """What is free goes back to the kernel when the process has grown, and only then."""
+    done = subprocess.run([sys.executable, "-c", _GROWN], check=True, capture_output=True, text=True)
+    first, grown, after = done.stdout.splitlines()
+    assert (first, after) == ("False", "False")
+    given, megabytes = grown.split()
+    assert given == "True"
+    assert int(megabytes) >= 290

@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "tokenization": {"errors", "inquiry", "trust"},
     "allocator": set(),
     "strands": set(),
-    "engine": {"errors", "strands"},
+    "engine": {"allocator", "errors", "strands"},
     "vllm_core": {"errors", "trust"},
     "encoding": {"errors"},
     "model_folder": {"errors", "trust", "weights"},

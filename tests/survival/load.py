@@ -252,7 +252,7 @@ class Sample:
 
 
 def visit_shapes(server: Server) -> None:
-    """Embed batches of a hundred sizes: oneDNN compiles for each and keeps some, and until then memory grows."""
+    """Embed batches of a hundred sizes: oneDNN compiles for each, and the heap meets large blocks."""
     for texts in range(1, 101):
         assert server.embed(input=["word " * 16] * texts).status_code == 200
 
