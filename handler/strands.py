@@ -108,8 +108,9 @@ class Hub:
                 self._go_on(signal, woken=False)
 
     def _on_bell(self, bell: int) -> None:
-        self._rung = False  # before the look: whoever comes later rings again
         os.eventfd_read(bell)
+        # After the reading, which would swallow another's ring, and before the look: whoever comes later rings again.
+        self._rung = False
         while self.woken:
             self._go_on(self.woken.popleft(), woken=True)
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
 import selectors
 import threading
 import time
 from collections.abc import Callable
+
+import pytest
 
 from handler.strands import Hub, Signal, set_all
 
@@ -86,3 +89,30 @@ def test_an_error_in_a_strand_reaches_the_loop() -> None:
             told = [1]
         hub.start(lambda: told.append(2))
         assert told == [1, 2]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_no_ring_is_lost_beside_the_reading_of_another(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal set around the reading of the bell wakes its strand, and so does the one after it."""
+    read = os.eventfd_read
+    with selectors.DefaultSelector() as poller:
+        hub = Hub(poller)
+        first, beside, last = signals = [Signal() for _ in range(3)]
+        told: list[bool] = []
+        for signal in signals:
+            hub.start(lambda signal=signal: told.append(signal.wait(5)))  # type: ignore[misc]
+        meanwhile = [beside]
+
+        def read_beside(bell: int) -> int:
+            if moment == "after":
+                count = read(bell)
+            while meanwhile:
+                set_all([meanwhile.pop()])
+            return read(bell) if moment == "before" else count
+
+        monkeypatch.setattr("os.eventfd_read", read_beside)
+        set_all([first])
+        turn_until(hub, poller, lambda: len(told) == 2)
+        set_all([last])
+        turn_until(hub, poller, lambda: len(told) == 3)
+        assert told == [True, True, True]
