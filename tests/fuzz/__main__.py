@@ -35,7 +35,13 @@ def run(target: str, runs: int) -> bool:
         found.mkdir()
         for index, seed in enumerate(importlib.import_module(f"tests.fuzz.{target}").seeds()):
             Path(corpus, f"seed-{index}").write_bytes(seed)
-        options = [f"-runs={runs}", f"-timeout={_SLOWEST_INPUT_S}", f"-artifact_prefix={found}/", "-seed=1"]
+        options = [
+            f"-runs={runs}",
+            f"-timeout={_SLOWEST_INPUT_S}",
+            f"-artifact_prefix={found}/",
+            "-seed=1",
+            "-len_control=0",
+        ]
         command = [sys.executable, "-m", f"tests.fuzz.{target}", "-max_len=4096", *options, str(corpus)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         for file in found.iterdir():

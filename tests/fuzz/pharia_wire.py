@@ -1,11 +1,18 @@
-"""PhariaInference's wire formats: bytes to inquiries and parts, or an error of ours; the first byte picks the route."""
+"""PhariaInference's wire formats: bytes to inquiries and parts, or an error of ours.
+
+The first byte picks the route, and from 128 on it makes a document of the others.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import BaseModel
+
+from tests.fuzz.documents import Documents
 from tests.fuzz.engine import fuzz, instrumented
 
 
@@ -24,6 +31,7 @@ def seeds() -> Iterator[bytes]:
         yield b"\x02" + json.dumps({"input": prompt, "instruction": "i", "normalize": False}).encode()
         yield b"\x03" + json.dumps({"prompt": prompt, "tokens": True, "token_ids": True}).encode()
     yield b"\x04" + json.dumps({"token_ids": [1, 2, 3]}).encode()
+    yield from (bytes([number]) + bytes([number]) * 40 for number in range(128, 256, 7))
 
 
 def one(data: bytes) -> None:
@@ -32,16 +40,17 @@ def one(data: bytes) -> None:
     from handler.errors import ServiceError
     from handler.protocol import parse_body
 
-    wires: list[type[Any]] = [
+    wires: list[type[BaseModel]] = [
         pharia.SemanticRequest,
         pharia.BatchSemanticRequest,
         pharia.InstructableRequest,
         pharia.TokenizeRequest,
     ]
     wires.append(pharia.DetokenizeRequest)
-    wire = wires[(data[0] if data else 0) % len(wires)]
+    first = data[0] if data else 0
+    wire = wires[first % len(wires)]
     try:
-        request: Any = parse_body(data[1:], wire)
+        request: Any = parse_body(_documents(wire).make(data[1:]) if first >= 128 else data[1:], wire)
     except ServiceError as error:
         assert 400 <= error.status < 500
         return
@@ -51,6 +60,8 @@ def one(data: bytes) -> None:
     elif not isinstance(request, pharia.DetokenizeRequest):
         assert len(request.inquiry().inputs) >= 1
 
+
+_documents = functools.cache(Documents)
 
 if __name__ == "__main__":
     instrumented("handler.errors", "handler.protocol", "handler.encoding", "handler.pharia")
