@@ -28,7 +28,8 @@ def main() -> None:
     if not arguments.no_faults:
         rows += faults()
     print(time.strftime("%Y-%m-%d"), table(rows), sep="\n\n")
-    if not all(row.survived for row in rows):
+    if failed := [row for row in rows if not row.survived]:
+        print("not survived:", *(f"{row.what}: {row.seen}" for row in failed), sep="\n", file=sys.stderr)
         sys.exit(1)
 
 
