@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 
 from greenlet import getcurrent, greenlet
 
+_TURN_S = 0.01  # so long strands go on before the loop looks at other connections: a health probe may be among them
 _LOOK_S = 0.05  # how exact the end of a wait is
 
 
@@ -111,8 +112,12 @@ class Hub:
         os.eventfd_read(bell)
         # After the reading, which would swallow another's ring, and before the look: whoever comes later rings again.
         self._rung = False
+        end = time.monotonic() + _TURN_S
         while self.woken:
             self._go_on(self.woken.popleft(), woken=True)
+            if self.woken and time.monotonic() >= end:
+                self.ring()
+                return
 
     def _go_on(self, signal: Signal, *, woken: bool) -> None:
         strand, _ = self._waiting.pop(signal, (None, 0.0))

@@ -51,6 +51,28 @@ def test_strands_wait_beside_each_other_in_one_thread() -> None:
         assert sorted(told[100:]) == sorted(f"{number} True True" for number in range(100))
 
 
+def test_the_loop_looks_at_others_before_a_long_batch_has_gone_on() -> None:
+    """A batch's strands all wake at once; a connection that asks for health does not wait for the last of them."""
+    with selectors.DefaultSelector() as poller:
+        hub = Hub(poller)
+        signals = [Signal() for _ in range(20)]
+        told: list[bool] = []
+
+        def run(signal: Signal) -> None:
+            told.append(signal.wait(5))
+            time.sleep(0.002)
+
+        for signal in signals:
+            hub.start(lambda signal=signal: run(signal))  # type: ignore[misc]
+        set_all(signals)
+        gone_on = 0
+        while len(told) < len(signals):
+            ((key, _),) = poller.select(1)
+            key.data(key.fileobj)
+            assert 0 < len(told) - gone_on < 10
+            gone_on = len(told)
+
+
 def test_a_signal_that_is_set_already_is_not_waited_for() -> None:
     """Nor does the bell that was rung for it move another strand."""
     with selectors.DefaultSelector() as poller:
