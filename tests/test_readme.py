@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 from handler.settings import Settings
@@ -40,6 +41,16 @@ def test_every_module_has_its_line() -> None:
     """And each line is the module's own first sentence's business."""
     modules = {path.stem for path in (ROOT / "handler").glob("*.py")} - {"__init__"}
     assert set(table("module of `handler/`")) == modules
+
+
+def test_no_row_is_there_twice() -> None:
+    """A merge can leave an old table, or an old row, beside the new one."""
+    rows: Counter[tuple[str, str]] = Counter()
+    for block in README.split("\n\n"):
+        head, *lines = block.splitlines()
+        if head.startswith(("| route ", "| module ", "| variable ", "| config.toml ", "| what happens ")):
+            rows.update((head.split("|")[1], line.split("|")[1]) for line in lines[1:])
+    assert not [row for row, count in rows.items() if count > 1]
 
 
 def test_every_module_says_what_it_is_for() -> None:

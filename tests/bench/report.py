@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.bench.targets import OURS, Figures, median, rounds, targets
 
+_HEAD = ["measure", "ours ÷ vLLM's best", "÷ its default flags", "first", "aim", "best: met"]
+
 
 def markdown(figures: Figures) -> str:
     """Write every table: the targets, the starts, each load for each server."""
@@ -16,7 +18,7 @@ def markdown(figures: Figures) -> str:
     ]
     parts = [
         "; ".join(told) + ".",
-        _table(["measure", "ours ÷ vLLM's best", "first", "aim", "met"], [row.row() for row in targets(figures)]),
+        _table(_HEAD, [row.row() for row in targets(figures)]),
     ]
     if "starts" in figures:
         rows = [f"| {name} | {_spread(values, 1)} |" for name, values in figures["starts"].items() if values]
