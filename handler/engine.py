@@ -141,7 +141,7 @@ class Engine:
             self._built.set()
         try:
             self._serve(self._core)
-        except Exception:
+        except Exception:  # whatever vLLM and torch raise: nobody may be left waiting, and the process must end
             log.exception("engine_died", extra={"texts": len(self._running)})
             self._fail_all()
             self._on_death()

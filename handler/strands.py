@@ -113,11 +113,10 @@ class Hub:
         # After the reading, which would swallow another's ring, and before the look: whoever comes later rings again.
         self._rung = False
         end = time.monotonic() + _TURN_S
-        while self.woken:
+        while self.woken and time.monotonic() < end:
             self._go_on(self.woken.popleft(), woken=True)
-            if self.woken and time.monotonic() >= end:
-                self.ring()
-                return
+        if self.woken:
+            self.ring()
 
     def _go_on(self, signal: Signal, *, woken: bool) -> None:
         strand, _ = self._waiting.pop(signal, (None, 0.0))

@@ -19,14 +19,17 @@ from tests.server import Server
 POWERLESS = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-all")
 NAMESPACE = ("unshare", "--mount", *(() if os.getuid() == 0 else ("--user", "--map-root-user")))
 # /tmp of 1 MB and no other folder for temporary files: /var/tmp is the same, and the working folder is read-only.
-# KEPT, a folder of the tests, is still to be seen at /mnt.
+# KEPT, a folder of the tests, is still to be seen at /mnt, and the working folder where it was, be that below /tmp.
 SMALL_TMP = """
 mount --bind "$KEPT" /mnt
+mount --bind "$PWD" /srv
 mount -t tmpfs -o size=1m tmpfs /tmp
 mount --bind /tmp /var/tmp
 [ -z "$SHM_FULL" ] || mount --bind /tmp /dev/shm
-mount --bind "$PWD" "$PWD"
+mkdir -p "$PWD"
+mount --bind /srv "$PWD"
 mount -o remount,bind,ro "$PWD"
+cd "$PWD"
 [ -z "$FULL" ] || head -c 2M /dev/zero >/tmp/full 2>/dev/null || :
 exec "$@"
 """
