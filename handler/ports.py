@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from handler.errors import StartError
 from handler.lifecycle import Lifecycle, State
 
-_BACKLOG = 64
+_BACKLOG = 1024  # of 200 probes in a row some found a queue of 64 full while the interpreter was elsewhere
 _LOOK_S = 0.1  # how often a probe looks whether it may still accept
 
 
