@@ -18,6 +18,7 @@ from handler.model_folder import ModelFolder, read_model_folder
 from handler.prompts import Prompts
 from handler.service import LoadedModel
 from handler.settings import Settings, cache_dir, use_vllm_cache, vllm_cache_root
+from handler.strands import Lull
 from handler.tokenization import LengthRule, TextTokenizer, load_tokenizer
 from handler.trust import check_load_format
 from handler.vllm_core import EngineOptions, VllmCore, check_installation, import_vllm
@@ -50,6 +51,7 @@ def load_model(
     *,
     build_context: Callable[[], AbstractContextManager[object]],
     on_death: Callable[[], None],
+    lull: Lull,
 ) -> LoadedModel:
     """Load the model and embed once.
 
@@ -58,6 +60,7 @@ def load_model(
         lifecycle: keeps the seconds of each phase.
         build_context: entered around the building of the engine, in the engine's thread.
         on_death: called in the engine's thread if the engine dies later.
+        lull: when no more texts are about to come.
 
     Raises:
         StartError: with cause and remedy.
@@ -93,7 +96,7 @@ def load_model(
             return VllmCore(_engine_options(settings, folder, streamed_from=located.streamed_from))
 
     with lifecycle.phase("engine"):
-        engine = Engine(build, on_death=on_death)
+        engine = Engine(build, on_death=on_death, lull=lull)
         core = engine.wait_built()
     if folder.pooling is None:
         log.warning("no_pooling_given", extra={"reason": "no modules.json in the folder", "pooling": core.pooling})

@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 
 from handler.allocator import Trimmer
 from handler.errors import DeadlineExceededError, EngineDeadError
-from handler.strands import Signal, set_all
+from handler.strands import Lull, Signal, set_all
 
 Vectors = NDArray[np.float32]  # (n, dim)
 
 log = logging.getLogger(__name__)
+
+_GATHER_S = 0.02  # the longest that a batch waits for the main loop, which may be busy with other things
+_ENOUGH_TEXTS = 32  # that do not wait: of more, a batch's texts do not get cheaper
 
 
 class Core(Protocol):
@@ -75,10 +78,17 @@ class Embedded:
 class Engine:
     """A running engine thread."""
 
-    def __init__(self, build: Callable[[], Core], *, on_death: Callable[[], None]) -> None:
-        """Start the thread, which calls *build* itself; *on_death* is called there if the engine dies later."""
+    def __init__(self, build: Callable[[], Core], *, on_death: Callable[[], None], lull: Lull | None = None) -> None:
+        """Start the thread, which calls *build* itself.
+
+        Args:
+            build: makes the engine.
+            on_death: called in the thread if the engine dies later.
+            lull: the main loop's; None where nobody's work is waited for.
+        """
         self._build = build
         self._on_death = on_death
+        self._lull = lull or Lull()
         self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._core: Core | None = None
         self._start_error: BaseException | None = None
@@ -151,7 +161,7 @@ class Engine:
 
     def _serve(self, core: Core) -> None:
         memory = Trimmer()
-        while self._take(core):
+        while self._take(core) and self._gather(core):
             finished = core.step()
             self.steps_by_size[len(finished).bit_length()] += 1
             self.finished_texts += len(finished)
@@ -173,6 +183,12 @@ class Engine:
             else:
                 self._start(core, job)
             block = not self._running
+
+    def _gather(self, core: Core) -> bool:
+        """Let a small batch grow while the main loop works: it is about to bring more. False: stop."""
+        if len(self._running) >= _ENOUGH_TEXTS or not self._lull.wait(_GATHER_S):
+            return True
+        return self._take(core)
 
     def _start(self, core: Core, job: _Job) -> None:
         job.started = time.monotonic()

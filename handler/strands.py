@@ -58,6 +58,59 @@ def set_all(signals: Iterable[Signal]) -> None:
         hub.ring()
 
 
+class Lull:
+    """Whether the loop has nothing to do but wait.
+
+    When a batch is finished its clients send their next texts, one by one. An engine that took the first of them at
+    once would compute them alone and meanwhile fight the loop for the interpreter, and for a core where there are few.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing to do."""
+        self._working = False
+        self._awaited = False
+        self._event = threading.Event()
+
+    def begin(self) -> None:
+        """Say that nothing comes for now; called by the loop."""
+        self._working = False
+        if self._awaited:
+            self._event.set()
+
+    def end(self) -> None:
+        """Say that more may come; called by the loop."""
+        self._working = True
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for a lull, at most *timeout_s*; False if there is one already. Called by one other thread."""
+        if not self._working:
+            return False
+        self._event.clear()
+        self._awaited = True
+        if self._working:  # looked at again: a lull that begins from here on sees that somebody waits
+            self._event.wait(timeout_s)
+        self._awaited = False
+        return True
+
+
+class Poller(selectors.DefaultSelector):
+    """The loop's selector, which tells when it has to wait."""
+
+    def __init__(self, lull: Lull) -> None:
+        """Tell *lull*."""
+        super().__init__()
+        self._lull = lull
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return what is ready, after waiting if nothing is."""
+        ready = super().select(0)
+        if not ready:
+            self._lull.begin()
+            ready = super().select(timeout)
+        self._lull.end()
+        return ready
+
+
 class Strand(greenlet):  # type: ignore[misc]  # greenlet has no types
     """One request that runs in the thread of its hub."""
 

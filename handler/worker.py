@@ -31,7 +31,7 @@ from handler.lifecycle import Lifecycle
 from handler.logs import current_request, where
 from handler.outgoing import Lingering, Outgoing
 from handler.refusals import Ledger, asks_to_close, refusal, request_id, sheddable_path
-from handler.strands import Hub
+from handler.strands import Hub, Lull, Poller
 
 SPARE_THREADS = 16  # beyond the slots: health, models, and errors while every slot is taken
 _OTHER_THREADS = 8  # of the spare ones, never taken by requests for embeddings
@@ -107,14 +107,11 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             return
         conn.take_request()
         if conn.is_small and self._lifecycle.model is not None:  # a strand cannot wait for the model
-            self._hub.start(partial(self._handle_here, conn))
+            self._hub.start(lambda: self._finish(conn, kept=bool(self.handle(conn))))
             return
         conn.embeds = path is not None
         self._embedding += conn.embeds
         self.enqueue_req(conn)
-
-    def _handle_here(self, conn: Connection) -> None:
-        self._finish(conn, kept=bool(self.handle(conn)))
 
     def _busy(self) -> OverloadedError | None:
         """Say why a request for embeddings cannot be taken now; some threads are left for what else is large."""
@@ -127,6 +124,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         told, closes = request_id(conn.received), asks_to_close(conn.received)
         conn.take_request()
         self._shedding = True
+        self._lull.begin()  # nothing comes before a slot is free, so the engine has nothing to wait for
         self._ledger.note(error, request_id=told, path=path)
         conn.sock.unsent.append(memoryview(refusal(error, close=closes, x_request_id=told)))
         try:
@@ -221,7 +219,9 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         """Serve until told to stop, then drain."""
         raise_descriptor_limit()
         self._addresses = {listener: listener.getsockname() for listener in self.sockets}
+        self._lull: Lull = self.wsgi.extensions.get("lull") or Lull()
         self._ledger = Ledger(self.wsgi.extensions.get("refused"))
+        self.poller = Poller(self._lull)
         self._hub = Hub(self.poller)
         self._incoming = Incoming(self.poller, whole=self._hand_on, refuse=self._refuse, gone=self._close)
         self._outgoing = Outgoing(self.poller, lambda conn, whole: self._answered(conn, whole=whole))

@@ -27,6 +27,7 @@ from handler.ports import open_tcp_probes, serve_metrics
 from handler.secret_keys import SecretKeys
 from handler.service import EmbeddingService, LoadedModel, Rules
 from handler.settings import Settings
+from handler.strands import Lull
 from handler.telemetry import Telemetry, build_telemetry
 from handler.weights import model_name
 
@@ -73,8 +74,9 @@ def create_app() -> Flask:
     )
     app.extensions["lifecycle"] = lifecycle  # for the gunicorn worker, which has only the application
     app.extensions["refused"] = partial(_refused, metrics, telemetry)
+    app.extensions["lull"] = lull = Lull()
     app.extensions["on_stop"] = (telemetry.close,)
-    process = _Process(settings, lifecycle, access, metrics, telemetry, app)
+    process = _Process(settings, lifecycle, access, metrics, telemetry, app, lull)
     threading.Thread(target=process.cold_start, name="cold-start", daemon=True).start()
     return app
 
@@ -112,6 +114,7 @@ class _Process:
     metrics: Metrics
     telemetry: Telemetry
     app: Flask
+    lull: Lull
 
     def cold_start(self) -> None:
         """Load the model, then open; every failure ends the process with one line."""
@@ -123,7 +126,11 @@ class _Process:
             self._read_keys()
             # vLLM looks at every global of every module, and Flask's `request` raises outside of a request.
             model = load_model(
-                self.settings, self.lifecycle, build_context=self.app.test_request_context, on_death=self._engine_died
+                self.settings,
+                self.lifecycle,
+                build_context=self.app.test_request_context,
+                on_death=self._engine_died,
+                lull=self.lull,
             )
         except StartError as exc:
             self._stop_failed_start(str(exc))

@@ -57,11 +57,11 @@ ALLOWED: dict[str, set[str]] = {
     },
     "cold_start": {
         *("caches", "encoding", "engine", "errors", "lifecycle", "model_folder", "prompts", "service", "settings"),
-        *("tokenization", "trust", "vllm_core", "weights"),
+        *("strands", "tokenization", "trust", "vllm_core", "weights"),
     },
     "wsgi": {
         *("access", "allocator", "app", "cold_start", "errors", "lifecycle", "listings", "logs", "metrics", "ports"),
-        *("secret_keys", "service", "settings", "telemetry", "weights"),
+        *("secret_keys", "service", "settings", "strands", "telemetry", "weights"),
     },
     "framing": {"errors"},
     "connections": {"framing"},

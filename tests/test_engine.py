@@ -9,6 +9,7 @@ import pytest
 
 from handler.engine import Engine
 from handler.errors import DeadlineExceededError, EngineDeadError
+from handler.strands import Lull
 from tests.fakes import SumCore
 
 
@@ -44,6 +45,43 @@ def test_concurrent_requests_share_batches() -> None:
         results = [future.result().vectors.tolist() for future in futures]
     assert results == [[[2, 2 * n]] for n in range(16)]
     assert max(map(len, core.batches)) > 1
+
+
+def lazy_loop(core: SumCore) -> tuple[Engine, Lull]:
+    """Start an engine beside a main loop that is at work."""
+    lull = Lull()
+    engine = Engine(lambda: core, on_death=lambda: None, lull=lull)
+    engine.wait_built()
+    lull.end()
+    return engine, lull
+
+
+def test_a_small_batch_grows_while_the_main_loop_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts that come one by one are computed together, once the loop has nothing more to do."""
+    monkeypatch.setattr("handler.engine._GATHER_S", 60)
+    core = SumCore(batch_size=64)
+    engine, lull = lazy_loop(core)
+    with ThreadPoolExecutor(3) as clients:
+        futures = [clients.submit(engine.embed, [[n]], deadline=soon()) for n in range(3)]
+        time.sleep(0.3)
+        assert core.batches == []
+        lull.begin()
+        assert [future.result().vectors.tolist() for future in futures] == [[[1, n]] for n in range(3)]
+    assert [len(batch) for batch in core.batches] == [3]
+
+
+def test_a_batch_of_enough_texts_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is as large as it needs to be."""
+    monkeypatch.setattr("handler.engine._GATHER_S", 60)
+    core = SumCore(batch_size=64)
+    engine, _ = lazy_loop(core)
+    assert len(engine.embed([[1]] * 32, deadline=soon()).vectors) == 32
+
+
+def test_a_main_loop_that_never_rests_holds_nobody_up() -> None:
+    """It may be busy with what has nothing to do with embeddings."""
+    engine, _ = lazy_loop(SumCore())
+    assert engine.embed([[7]], deadline=soon(1)).vectors.tolist() == [[1, 7]]
 
 
 def test_a_request_at_its_deadline_is_taken_out_of_the_engine() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from handler.strands import Hub, Signal, set_all
+from handler.strands import Hub, Lull, Poller, Signal, set_all
 
 
 def turn_until(hub: Hub, poller: selectors.BaseSelector, done: Callable[[], bool]) -> None:
@@ -138,3 +138,39 @@ def test_no_ring_is_lost_beside_the_reading_of_another(moment: str, monkeypatch:
         set_all([last])
         turn_until(hub, poller, lambda: len(told) == 3)
         assert told == [True, True, True]
+
+
+def test_a_lull_is_waited_for_while_the_loop_works() -> None:
+    """Not where there is one already, not longer than asked, and no longer than until it begins."""
+    lull = Lull()
+    assert not lull.wait(5)
+    lull.end()
+    begin = time.monotonic()
+    assert lull.wait(0.05)
+    assert time.monotonic() - begin >= 0.05
+    threading.Timer(0.05, lull.begin).start()
+    assert lull.wait(60)
+    assert time.monotonic() - begin < 30
+    assert not lull.wait(60)
+
+
+def test_the_poller_tells_of_a_lull_only_when_nothing_is_ready() -> None:
+    """A selector that lets go of the interpreter to look would otherwise look like one that waits."""
+    told: list[str] = []
+
+    class Told(Lull):
+        def begin(self) -> None:
+            told.append("begin")
+
+        def end(self) -> None:
+            told.append("end")
+
+    with Poller(Told()) as poller:
+        bell = os.eventfd(1)
+        poller.register(bell, selectors.EVENT_READ, "bell")
+        assert [key.data for key, _ in poller.select(5)] == ["bell"]
+        assert told == ["end"]
+        os.eventfd_read(bell)
+        assert poller.select(0.01) == []
+        assert told == ["end", "begin", "end"]
+        os.close(bell)

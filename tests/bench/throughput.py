@@ -20,7 +20,7 @@ LOADS = [
     Load("256 texts", 2, ((256, 16),), longer=2),
     Load("32 texts of 64 tokens", 4, ((32, 64),)),
     Load("32 texts of 256 tokens", 4, ((32, 256),), longer=4),
-    Load("mixed", 16, (*ONE * 7, (8, 64), (8, 64), (32, 128))),
+    Load("mixed", 16, (*ONE * 7, (8, 64), (8, 64), (32, 128)), longer=4),
 ]
 TINY_LOADS = [Load("1 text, 32 connections", 32, ONE), Load("32 texts", 4, ((32, 16),))]
 _PROBES = 200
