@@ -67,29 +67,22 @@ class Lull:
 
     def __init__(self) -> None:
         """Start with nothing to do."""
-        self._working = False
-        self._awaited = False
-        self._event = threading.Event()
+        self._begun = threading.Event()
+        self._begun.set()
 
     def begin(self) -> None:
         """Say that nothing comes for now; called by the loop."""
-        self._working = False
-        if self._awaited:
-            self._event.set()
+        self._begun.set()
 
     def end(self) -> None:
         """Say that more may come; called by the loop."""
-        self._working = True
+        self._begun.clear()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for a lull, at most *timeout_s*; False if there is one already. Called by one other thread."""
-        if not self._working:
+        """Wait for a lull, at most *timeout_s*; False if there is one already."""
+        if self._begun.is_set():
             return False
-        self._event.clear()
-        self._awaited = True
-        if self._working:  # looked at again: a lull that begins from here on sees that somebody waits
-            self._event.wait(timeout_s)
-        self._awaited = False
+        self._begun.wait(timeout_s)
         return True
 
 

@@ -47,7 +47,7 @@ def test_concurrent_requests_share_batches() -> None:
     assert max(map(len, core.batches)) > 1
 
 
-def lazy_loop(core: SumCore) -> tuple[Engine, Lull]:
+def beside_a_working_loop(core: SumCore) -> tuple[Engine, Lull]:
     """Start an engine beside a main loop that is at work."""
     lull = Lull()
     engine = Engine(lambda: core, on_death=lambda: None, lull=lull)
@@ -60,7 +60,7 @@ def test_a_small_batch_grows_while_the_main_loop_works(monkeypatch: pytest.Monke
     """Texts that come one by one are computed together, once the loop has nothing more to do."""
     monkeypatch.setattr("handler.engine._GATHER_S", 60)
     core = SumCore(batch_size=64)
-    engine, lull = lazy_loop(core)
+    engine, lull = beside_a_working_loop(core)
     with ThreadPoolExecutor(3) as clients:
         futures = [clients.submit(engine.embed, [[n]], deadline=soon()) for n in range(3)]
         time.sleep(0.3)
@@ -74,13 +74,13 @@ def test_a_batch_of_enough_texts_does_not_wait(monkeypatch: pytest.MonkeyPatch) 
     """It is as large as it needs to be."""
     monkeypatch.setattr("handler.engine._GATHER_S", 60)
     core = SumCore(batch_size=64)
-    engine, _ = lazy_loop(core)
+    engine, _ = beside_a_working_loop(core)
     assert len(engine.embed([[1]] * 32, deadline=soon()).vectors) == 32
 
 
 def test_a_main_loop_that_never_rests_holds_nobody_up() -> None:
     """It may be busy with what has nothing to do with embeddings."""
-    engine, _ = lazy_loop(SumCore())
+    engine, _ = beside_a_working_loop(SumCore())
     assert engine.embed([[7]], deadline=soon(1)).vectors.tolist() == [[1, 7]]
 
 
