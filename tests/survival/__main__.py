@@ -17,13 +17,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.survival", description=__doc__)
     parser.add_argument("--overload", type=float, default=300, help="seconds at three times the capacity")
     parser.add_argument("--goodput", type=float, default=0.9, help="the share of the capacity answered meanwhile")
+    parser.add_argument("--goodput-random", type=float, default=0.9, help="that of the most answered at random times")
     parser.add_argument("--health-ms", type=float, default=50, help="the 99th percentile of /health meanwhile")
     parser.add_argument("--soak", type=float, default=900, help="seconds of the mixed trace")
     parser.add_argument("--no-faults", action="store_true", help="leave the faults out")
     arguments = parser.parse_args()
     rows = []
     if arguments.overload:
-        rows += overload(arguments.overload, least=arguments.goodput, health_s=arguments.health_ms / 1000)
+        rows += overload(
+            arguments.overload,
+            least=arguments.goodput,
+            least_of_random=arguments.goodput_random,
+            health_s=arguments.health_ms / 1000,
+        )
     if arguments.soak:
         rows += soak(arguments.soak)
     if not arguments.no_faults:
