@@ -9,7 +9,8 @@ from statistics import fmean
 import numpy as np
 
 from tests.server import Server
-from tests.survival.load import Outcome, Watch, closed_loop, open_loop, probe_health, visit_shapes
+from tests.survival.load import Watch, probe_health, visit_shapes
+from tests.survival.offer import Outcome, closed_loop, open_loop
 from tests.survival.report import Row
 
 TIMES = 3
@@ -42,7 +43,7 @@ def overload(seconds: float, *, least: float, least_of_random: float, health_s: 
 
         capacity(60, 5)  # warms up
         peak = max(map(capacity, _LEVELS))
-        at_random = max(_good(offer(share * peak)) for share in _SHARES)
+        at_random = max(offer(share * peak).goodput for share in _SHARES)
         with Watch(server.worker()) as watch:
             probe = pool.submit(probe_health, server.port, seconds=seconds)
             outcome = offer(TIMES * peak, seconds, seed=7)
@@ -62,17 +63,13 @@ def overload(seconds: float, *, least: float, least_of_random: float, health_s: 
     ]
 
 
-def _good(outcome: Outcome) -> float:
-    return outcome.in_time / outcome.seconds
-
-
 def _told(outcome: Outcome) -> str:
     counts = ", ".join(f"{count} x {status}" for status, count in sorted(outcome.statuses.items()))
     return f"{counts}; every 429 and 503 with Retry-After; the client took {outcome.cpu_share:.2f} of a core"
 
 
 def _goodput(what: str, outcome: Outcome, peak: float, least: float) -> Row:
-    good = _good(outcome)
+    good = outcome.goodput
     seen = f"{good:.0f}/s answered 200, {good / peak:.0%} of {peak:.0f}/s (at least {least:.0%})"
     return Row(what, seen, good >= least * peak)
 
