@@ -8,13 +8,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from flask import Flask, Request, Response, jsonify, request
-from flask.sessions import NullSession, SessionInterface, SessionMixin
+from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
-from werkzeug.routing import MapAdapter
 
 from handler import __version__
 from handler.access import Access
+from handler.application import Application, read_body
 from handler.encoding import Encoder, Wire, encode_response
 from handler.errors import (
     AuthenticationError,
@@ -44,40 +43,8 @@ _RECEIVED = "embed.received"
 _ANSWER = "embed.answer"
 _ERROR = "embed.error"
 _PROBES = {"health", "ready", "ping", "metrics"}  # asked every few seconds; logged at DEBUG only
+_TIMED = ("queue", "tokenize", "engine", "encode")
 _PING_STATUS = {State.READY: 200, State.STARTING: 204}  # RunPod's words for ready and initializing; 503 is unhealthy
-
-
-class _NoSessions(SessionInterface):
-    """No request has a session; Flask would make an empty one for each."""
-
-    _none = NullSession()
-
-    def open_session(self, app: Flask, request: Request) -> NullSession:  # noqa: ARG002 - Flask's signature
-        """Hand out the one that nobody can write to."""
-        return self._none
-
-    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
-        """Save nothing."""
-
-
-class _Application(Flask):
-    """Flask without what costs every request a tenth of its time and serves only sites with cookies or many hosts."""
-
-    session_interface = _NoSessions()
-
-    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Match by path alone; Flask would decode the host's name too."""
-        if request is None:
-            return None
-        return MapAdapter(
-            self.url_map,
-            server_name=request.environ.get("HTTP_HOST", ""),  # of redirects
-            script_name="/",
-            subdomain="",
-            url_scheme=request.scheme,
-            path_info=request.path,
-            default_method=request.method,
-        )
 
 
 def create_app(  # noqa: PLR0913 - the composition root names every collaborator once
@@ -93,7 +60,7 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
     watches: tuple[Watch, ...] = (),
 ) -> Flask:
     """Build the WSGI application; it answers while the model loads."""
-    app = _Application("handler", static_folder=None)
+    app = Application("handler", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a field of Flask's default provider
     listings = Listings(card, service.rules, lambda: lifecycle.model)
@@ -119,7 +86,7 @@ def _add_embeddings(app: Flask, service: EmbeddingService, access: Access) -> No
     @app.post("/invocations")  # SageMaker's one route
     def embeddings() -> Response:
         access.check(request.headers.get("Authorization"))
-        asked = parse_request(request.get_data(cache=False))
+        asked = parse_request(read_body())
         encode = partial(encode_response, wire=_wire(asked), model=service.rules.names[0])
         return _respond(service, asked.inquiry(), encode)
 
@@ -134,11 +101,10 @@ def _wire(asked: EmbeddingRequest) -> Wire:
 
 def _respond(service: EmbeddingService, inquiry: Inquiry, encode: Encoder) -> Response:
     """Embed and answer, whatever the wire format; the request log finds the answer in the environ."""
-    answer = service.embed(inquiry, encode, received=request.environ[_RECEIVED])
-    request.environ[_ANSWER] = answer
+    environ = request.environ
+    environ[_ANSWER] = answer = service.embed(inquiry, encode, received=environ[_RECEIVED])
     response = Response(answer.body.content, mimetype=answer.body.mimetype, headers=answer.body.headers)
-    stages = (f"{name};dur={answer.stages_ms[name]}" for name in ("queue", "tokenize", "engine", "encode"))
-    response.headers["Server-Timing"] = ", ".join(stages)
+    response.headers["Server-Timing"] = ", ".join([f"{name};dur={answer.stages_ms[name]}" for name in _TIMED])
     return response
 
 
@@ -242,21 +208,23 @@ def _translated(error: HTTPException) -> ServiceError:
 def _add_request_log(app: Flask, metrics: Metrics, watches: tuple[Watch, ...]) -> None:
     @app.before_request
     def begin() -> None:
-        request.environ[_RECEIVED] = time.monotonic()
-        request.environ[_REQUEST_ID] = _request_id(request.headers.get("X-Request-Id"))
-        current_request.set(request.environ[_REQUEST_ID])
+        environ = request.environ
+        environ[_RECEIVED] = time.monotonic()
+        environ[_REQUEST_ID] = _request_id(environ.get("HTTP_X_REQUEST_ID"))
+        current_request.set(environ[_REQUEST_ID])
 
     @app.after_request
     def finish(response: Response) -> Response:
-        environ = request.environ
+        environ, rule = request.environ, request.url_rule
         response.headers["x-request-id"] = environ[_REQUEST_ID]
         answer: Answer | None = environ.get(_ANSWER)
         error: str | None = environ.get(_ERROR)
-        route = str(request.url_rule) if request.url_rule else "unknown"  # the pattern, never the client's path
+        route = rule.rule if rule else "unknown"  # the pattern, never the client's path
+        probed = rule is not None and rule.endpoint in _PROBES
         seconds = time.monotonic() - environ[_RECEIVED]
         fields: dict[str, Any] = {
             "request_id": environ[_REQUEST_ID],
-            "method": request.method,
+            "method": environ["REQUEST_METHOD"],
             "route": route,
             "status": response.status_code,
             "total_ms": round(1000 * seconds, 3),
@@ -267,11 +235,11 @@ def _add_request_log(app: Flask, metrics: Metrics, watches: tuple[Watch, ...]) -
             fields |= {"inputs": answer.inputs, "tokens": answer.tokens, "stages_ms": answer.stages_ms}
         if error is not None:
             fields["error"] = error
-        if watches and request.endpoint not in _PROBES:
+        if watches and not probed:
             finished = Finished.of(fields, request.headers.get)
             for watch in watches:
                 fields |= watch(finished)
-        emit: Callable[..., None] = log.debug if request.endpoint in _PROBES else log.info
+        emit: Callable[..., None] = log.debug if probed else log.info
         emit("request", extra=fields)
         return response
 

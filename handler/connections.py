@@ -7,6 +7,7 @@ Source: gunicorn 27.0.1, gunicorn/workers/gthread.py.
 
 from __future__ import annotations
 
+import selectors
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -135,6 +136,32 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         self._limit = limit
         self._linger = linger
         self._request = b""
+        self._poller: selectors.BaseSelector | None = None  # that calls when something comes
+        self._then: Callable[[Connection], None] | None = None
+
+    def listen(self, poller: selectors.BaseSelector, then: Callable[[Connection], None]) -> None:
+        """Have *poller* call *then* whenever something comes."""
+        self._then = then
+        if self._poller is None:
+            self._poller = poller
+            poller.register(self.sock, selectors.EVENT_READ, self._on_readable)
+
+    def rest(self) -> None:
+        """Have nothing called until `listen`, which costs nothing if nothing has come meanwhile, as most often."""
+        self._then = None
+
+    def ignore(self) -> None:
+        """Be known to no poller."""
+        self._then = None
+        if self._poller is not None:
+            self._poller.unregister(self.sock)
+            self._poller = None
+
+    def _on_readable(self, _sock: ClientSocket) -> None:
+        if self._then is None:
+            self.ignore()  # else the poller would come again at once
+        else:
+            self._then(self)
 
     @property
     def is_small(self) -> bool:
@@ -164,4 +191,5 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         if graceful:
             self._linger(self)
         else:
+            self.ignore()
             super().close()

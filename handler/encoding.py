@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -75,7 +75,7 @@ def merge_chunks(vectors: Vectors, lengths: list[int], weights: list[int], *, un
 
 def to_unit_length(vectors: Vectors) -> Vectors:
     """Scale each row of (n, dim) *vectors* to length 1; a row of zeros stays."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    norms = np.sqrt(np.vecdot(vectors, vectors))[:, None]
     scaled: Vectors = vectors / np.maximum(norms, np.float32(1e-12))
     return scaled
 
@@ -96,7 +96,7 @@ def finish_vectors(vectors: Vectors, *, dimensions: int | None, unit_length: boo
 
 def encode_response(vectors: Vectors, wire: Wire, *, model: str, token_count: int) -> Body:
     """Write (n, dim) *vectors* as the response that *wire* asks for."""
-    head = {"id": f"embd-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+    head = {"id": f"embd-{os.urandom(16).hex()}", "created": int(time.time()), "model": model}
     usage = {"prompt_tokens": token_count, "total_tokens": token_count}
     if wire.encoding_format == "float":
         rows = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(vectors)]

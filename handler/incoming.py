@@ -9,9 +9,8 @@ import resource
 import selectors
 import time
 from collections.abc import Callable
-from functools import partial
 
-from handler.connections import ClientSocket, Connection
+from handler.connections import Connection
 from handler.errors import OverloadedError, ServiceError, SlowRequestError
 
 _READ_TIMEOUT_S = 60.0  # for the whole of a request
@@ -53,12 +52,12 @@ class Incoming:
         """Wait for a request on *conn*, or for the rest of one."""
         self._waiting[conn] = time.monotonic() + _READ_TIMEOUT_S
         self._bytes += len(conn.received)
-        self._poller.register(conn.sock, selectors.EVENT_READ, partial(self.receive, conn))
+        conn.listen(self._poller, self.receive)
 
-    def receive(self, conn: Connection, client: ClientSocket) -> None:
+    def receive(self, conn: Connection) -> None:
         """Take what has come on *conn*, which may be a kept-alive one."""
         try:
-            data = client.recv_now()
+            data = conn.sock.recv_now()
         except OSError:
             data = b""
         if data == b"":
@@ -89,8 +88,8 @@ class Incoming:
             conn.sock.try_send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _forget(self, conn: Connection) -> None:
+        conn.rest()
         if self._waiting.pop(conn, None) is not None:
-            self._poller.unregister(conn.sock)
             self._bytes -= len(conn.received)
 
     def expire(self) -> None:

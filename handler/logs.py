@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import traceback
-import uuid
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ current_request: ContextVar[str | None] = ContextVar("current_request", default=
 
 def new_request_id() -> str:
     """Make an id for a request that brought none."""
-    return f"req-{uuid.uuid4().hex}"
+    return f"req-{os.urandom(16).hex()}"
 
 
 class RequestIdFilter(logging.Filter):

@@ -1,4 +1,4 @@
-"""What is left to do with connections once their request is answered: the rest of the answer, and the end.
+"""What is left to do with connections once their request is answered: the rest of the answer, a pause, and the end.
 
 A client that reads slowly costs no thread: the main loop writes when the kernel has room. It gets a time for the whole
 answer, and all of them together a number of bytes. Used by the main loop only.
@@ -39,6 +39,7 @@ class Outgoing:
         size = sum(map(len, conn.sock.unsent))
         self._waiting[conn] = (time.monotonic() + _TAKE_S, size)
         self._bytes += size
+        conn.ignore()
         self._poller.register(conn.sock, selectors.EVENT_WRITE, partial(self._on_writable, conn))
 
     def _on_writable(self, conn: Connection, client: ClientSocket) -> None:
@@ -68,6 +69,52 @@ class Outgoing:
             self.drop_oldest()
 
 
+class Idle:
+    """Connections kept open for another request, oldest first."""
+
+    def __init__(
+        self,
+        poller: selectors.BaseSelector,
+        *,
+        readable: Callable[[Connection], None],
+        gone: Callable[[Connection], None],
+    ) -> None:
+        """Listen through *poller*; *readable* gets one on which something comes, *gone* one that is given up."""
+        self._poller = poller
+        self._readable = readable
+        self._gone = gone
+        self._until: dict[Connection, float] = {}
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._until)
+
+    def add(self, conn: Connection, timeout_s: float) -> None:
+        """Keep *conn*, which is no longer than *timeout_s* to wait for its next request."""
+        self._until[conn] = time.monotonic() + timeout_s
+        conn.listen(self._poller, self._on_readable)
+
+    def _on_readable(self, conn: Connection) -> None:
+        del self._until[conn]
+        self._readable(conn)
+
+    def cap(self, timeout_s: float) -> None:
+        """Keep those that are here no longer than *timeout_s* from now."""
+        latest = time.monotonic() + timeout_s
+        self._until = {conn: min(until, latest) for conn, until in self._until.items()}
+
+    def drop_oldest(self) -> None:
+        """Close the one that has waited longest."""
+        conn = next(iter(self._until))
+        del self._until[conn]
+        self._gone(conn)
+
+    def expire(self) -> None:
+        """Close those whose time is over."""
+        while self._until and next(iter(self._until.values())) <= time.monotonic():
+            self.drop_oldest()
+
+
 class Lingering:
     """Connections closed for writing, whose clients have not closed yet; what they still send is dropped.
 
@@ -93,11 +140,11 @@ class Lingering:
         now = time.monotonic()
         conn.timeout = now + _LINGER_S
         self._latest[conn] = now + _LONGEST_LINGER_S
-        self._poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_leftover, conn))
+        conn.listen(self._poller, self._on_leftover)
 
-    def _on_leftover(self, conn: Connection, client: ClientSocket) -> None:
+    def _on_leftover(self, conn: Connection) -> None:
         try:
-            data = client.recv_now()
+            data = conn.sock.recv_now()
         except OSError:
             data = b""
         if data == b"":
@@ -107,7 +154,6 @@ class Lingering:
 
     def _end(self, conn: Connection) -> None:
         del self._latest[conn]
-        self._poller.unregister(conn.sock)
         conn.close()
 
     def expire(self) -> None:

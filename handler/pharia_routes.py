@@ -10,6 +10,7 @@ from flask import Flask, Response, jsonify, request
 
 from handler import pharia
 from handler.access import Access
+from handler.application import read_body
 from handler.encoding import Encoder
 from handler.inquiry import Inquiry
 from handler.listings import Listings
@@ -55,18 +56,18 @@ def _add(app: Flask, path: str, view: Callable[..., Response], *, method: str = 
 
 def _embed(access: Access, respond: Respond, wire: type[Any], encode: Encoder) -> Response:
     access.check(request.headers.get("Authorization"))
-    return respond(parse_body(request.get_data(cache=False), wire).inquiry(), encode)
+    return respond(parse_body(read_body(), wire).inquiry(), encode)
 
 
 def _add_tokenizer(app: Flask, service: EmbeddingService, access: Access) -> None:
     def tokenize() -> Response:
         access.check(request.headers.get("Authorization"))
-        asked = parse_body(request.get_data(cache=False), pharia.TokenizeRequest)
+        asked = parse_body(read_body(), pharia.TokenizeRequest)
         return jsonify(pharia.encode_tokens(asked, service.tokenize(asked.parts, model=asked.model)))
 
     def detokenize() -> Response:
         access.check(request.headers.get("Authorization"))
-        asked = parse_body(request.get_data(cache=False), pharia.DetokenizeRequest)
+        asked = parse_body(read_body(), pharia.DetokenizeRequest)
         return jsonify({"result": service.detokenize(asked.token_ids, model=asked.model)})
 
     def tokenizer(name: str) -> Response:

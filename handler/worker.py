@@ -17,7 +17,7 @@ import selectors
 import socket
 import time
 from concurrent.futures import Future
-from functools import partial
+from io import BytesIO
 from typing import Any
 
 from gunicorn.glogging import Logger
@@ -29,7 +29,7 @@ from handler.errors import HeadTooLargeError, InternalError, InvalidRequestError
 from handler.incoming import Incoming, raise_descriptor_limit
 from handler.lifecycle import Lifecycle
 from handler.logs import current_request, where
-from handler.outgoing import Lingering, Outgoing
+from handler.outgoing import Idle, Lingering, Outgoing
 from handler.refusals import Ledger, asks_to_close, refusal, request_id, sheddable_path
 from handler.strands import Hub, Lull, Poller
 
@@ -90,14 +90,8 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         sock, server = ClientSocket.adopt(client), self._addresses[listener]
         limit = self.wsgi.config["MAX_CONTENT_LENGTH"]
         conn = Connection(self.cfg, sock, address, server, limit=limit, linger=self._lingering.add)
-        self._incoming.receive(conn, sock)
+        self._incoming.receive(conn)
         return True
-
-    def on_client_socket_readable(self, conn: Connection, client: ClientSocket) -> None:
-        """Receive the next request of a kept-alive connection, most often at once."""
-        self.poller.unregister(client)
-        self.keepalived_conns.remove(conn)
-        self._incoming.receive(conn, client)
 
     def _hand_on(self, conn: Connection) -> None:
         """Handle a complete request, unless it would find no slot."""
@@ -111,6 +105,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             return
         conn.embeds = path is not None
         self._embedding += conn.embeds
+        conn.ignore()  # whatever the thread does to it
         self.enqueue_req(conn)
 
     def _busy(self) -> OverloadedError | None:
@@ -157,9 +152,10 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         return kept
 
     def handle_request(self, req: Any, conn: Connection) -> Any:
-        """Close after a request whose body was not received: what comes next is that body."""
+        """Hand on the body, which is in memory; close where it was not received, for what comes next is that body."""
         if conn.cut_short:
             req.force_close()
+        req.body = BytesIO(conn.parser.unreader.take_buffered())  # gunicorn's own reads it by the kilobyte
         return super().handle_request(req, conn)
 
     def _keepalive_after(self, conn: Connection, keepalive: Any) -> bool:  # noqa: ARG002 - gunicorn's signature
@@ -186,12 +182,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         elif conn.received:  # the next request, or its beginning; by the queue, for there may be hundreds
             self.method_queue.defer(self._incoming.advance, conn)
         else:
-            conn.set_timeout()
-            if not self.alive:
-                conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
-            self.keepalived_conns.append(conn)
-            on_readable = partial(self.on_client_socket_readable, conn)
-            self.poller.register(conn.sock, selectors.EVENT_READ, on_readable)
+            self._idle.add(conn, self._keepalive_s if self.alive else STOP_KEEPALIVE_LINGER)
 
     def notify(self) -> None:
         """Tell the master of being alive, once a second instead of for every event."""
@@ -218,6 +209,8 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     def run(self) -> None:
         """Serve until told to stop, then drain."""
         raise_descriptor_limit()
+        # gunicorn asks for some twenty settings in each request, and a method of it looks each up; attributes are free.
+        self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         self._addresses = {listener: listener.getsockname() for listener in self.sockets}
         self._lull: Lull = self.wsgi.extensions.get("lull") or Lull()
         self._ledger = Ledger(self.wsgi.extensions.get("refused"))
@@ -225,6 +218,8 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._hub = Hub(self.poller)
         self._incoming = Incoming(self.poller, whole=self._hand_on, refuse=self._refuse, gone=self._close)
         self._outgoing = Outgoing(self.poller, lambda conn, whole: self._answered(conn, whole=whole))
+        self._idle = self.keepalived_conns = Idle(self.poller, readable=self._incoming.receive, gone=self._close)
+        self._keepalive_s = float(self.cfg.keepalive)
         self._lingering = Lingering(self.poller)
         self.poller.register(self.method_queue.fileno(), selectors.EVENT_READ, self.method_queue.run_callbacks)
         self.set_accept_enabled(True)
@@ -248,7 +243,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     def _expire(self) -> None:
         """End what has had its time."""
         self._hub.expire()
-        self.murder_keepalived()
+        self._idle.expire()
         self._incoming.expire()
         self._outgoing.expire()
         self._lingering.expire()
@@ -257,10 +252,8 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         """Close one connection that does nothing: a slow sender's, an idle one, at last a slow reader's."""
         if self._incoming.drop_oldest(older_than_s=_PATIENCE_S):
             return
-        if self.keepalived_conns:
-            conn = self.keepalived_conns.popleft()
-            self.poller.unregister(conn.sock)
-            self._close(conn)
+        if self._idle:
+            self._idle.drop_oldest()
         elif not self._incoming.drop_oldest(older_than_s=0) and self._outgoing:
             self._outgoing.drop_oldest()
 
@@ -273,9 +266,9 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         loading = lifecycle.model is None
         lifecycle.drain()
         begin = time.monotonic()
+        self._idle.cap(STOP_KEEPALIVE_LINGER)
         deadline = begin + (0 if loading else max(0.0, self.cfg.graceful_timeout - 2))
         log.info("draining", extra={"in_flight": lifecycle.in_flight, "connections": self.nr_conns})
-        self._cap_keepalive(begin + STOP_KEEPALIVE_LINGER)
         while lifecycle.in_flight and time.monotonic() < deadline:
             self._turn(0.05)
         for listener in self.sockets:  # whoever is in the backlog is answered 503, whoever comes later is refused

@@ -10,7 +10,7 @@ from gunicorn.config import Config
 
 from handler import outgoing
 from handler.connections import ClientSocket, Connection
-from handler.outgoing import Lingering, Outgoing
+from handler.outgoing import Idle, Lingering, Outgoing
 
 ANSWER = b"x" * 4_000_000
 
@@ -90,6 +90,28 @@ def test_a_client_that_goes_away_is_given_up(
     pair[1].close()
     turn(poller)
     assert done == [False]
+
+
+def test_an_idle_connection_goes_on_or_is_given_up(
+    pair: tuple[Connection, socket.socket], poller: selectors.BaseSelector
+) -> None:
+    """When its client sends, when its time is over, which a drain cuts short, or when it has to make room."""
+    conn, client = pair
+    told: list[str] = []
+    idle = Idle(poller, readable=lambda _: told.append("readable"), gone=lambda _: told.append("gone"))
+    idle.add(conn, 60)
+    turn(poller)
+    idle.expire()
+    assert (told, len(idle)) == ([], 1)
+    client.sendall(b"next")
+    turn(poller)
+    assert (told, len(idle)) == (["readable"], 0)
+    idle.add(conn, 60)
+    idle.cap(0)
+    idle.expire()
+    idle.add(conn, 60)
+    idle.drop_oldest()
+    assert (told, len(idle)) == (["readable", "gone", "gone"], 0)
 
 
 def test_a_lingering_client_may_go_on_sending_for_a_while(
