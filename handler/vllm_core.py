@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from handler.compile_cache import let_compiled_models_load
 from handler.errors import StartError
 from handler.trust import needs_code
 
@@ -114,6 +115,8 @@ class VllmCore:
         try:
             # By the context vLLM chooses the size of batches: without one, a GPU would get those of a CPU.
             config = _engine_args(options).create_engine_config(UsageContext.OPENAI_API_SERVER)
+            if not config.model_config.enforce_eager:
+                let_compiled_models_load()
             self._core: Any = EngineCore(config, Executor.get_class(config), log_stats=False)
             tasks = self._core.get_supported_tasks()
         except StartError:

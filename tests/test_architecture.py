@@ -23,7 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "allocator": set(),
     "strands": set(),
     "engine": {"allocator", "errors", "strands"},
-    "vllm_core": {"errors", "trust"},
+    "compile_cache": set(),
+    "vllm_core": {"compile_cache", "errors", "trust"},
     "encoding": {"errors"},
     "model_folder": {"errors", "trust", "weights"},
     "weights": {"errors", "s3", "s3_model", "trust"},
@@ -93,7 +94,7 @@ OWNERS = {
     "prometheus_client": {"metrics", "ports"},
     "opentelemetry": {"traces"},
     "aws_lambda_powertools": {"emf"},
-    "torch": set(),
+    "torch": {"compile_cache"},
 }
 
 

@@ -6,7 +6,7 @@ import math
 
 from tests.bench.targets import OURS, Figures, median, rounds
 
-_COLOURS = ("#2563eb", "#d97706", "#dc2626", "#7c3aed", "#64748b")
+_COLOURS = ("#2563eb", "#d97706", "#dc2626", "#7c3aed", "#64748b", "#0d9488", "#db2777", "#65a30d")
 _TEXT = 'font-family="system-ui, sans-serif" font-size="13" fill="#808890"'
 _CONNECTIONS = (1, 8, 32, 64)
 

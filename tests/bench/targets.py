@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 OURS = "serverless-embeddings"
+COMPILED = "serverless-embeddings, compiled"
 DEFAULT = "vLLM, default flags"
-YARDSTICKS = (DEFAULT, "vLLM, eager", "vLLM, best flags")
+YARDSTICKS = (DEFAULT, "vLLM, eager", "vLLM, best flags", "vLLM, best flags, compiled")
 _MODELS = {"minilm": "MiniLM", "tiny": "1-layer model"}
 _UNITS = {"texts_per_s": "texts/s", "p50_ms": "p50", "pss_mb": "PSS"}
 Figures = dict[str, Any]  # what side_by_side gathers
@@ -51,18 +52,20 @@ def rounds(figures: Figures, model: str, server: str, load: str, figure: str) ->
     return [entry[server][load][figure] for entry in figures["rounds"][model] if server in entry]
 
 
-def _beside_vllm(figures: Figures, model: str, load: str, figure: str, limits: tuple[float, float]) -> Target:
-    """Compare round by round with whichever of vLLM's settings is best in it, and with its default ones.
+def _beside_vllm(
+    figures: Figures, model: str, load: str, figure: str, limits: tuple[float, float], *, server: str = OURS
+) -> Target:
+    """Compare *server* round by round with whichever of vLLM's settings is best in it, and with its default ones.
 
     A first *limit* above 1 says that more is better.
     """
     highest = limits[0] > 1
     best, default = [], []
     for entry in figures["rounds"][model]:
-        ours, theirs = entry[OURS][load][figure], [entry[name][load][figure] for name in YARDSTICKS if name in entry]
+        ours, theirs = entry[server][load][figure], [entry[name][load][figure] for name in YARDSTICKS if name in entry]
         best.append(ours / (max(theirs) if highest else min(theirs)))
         default.append(ours / entry[DEFAULT][load][figure])
-    told = f"{_MODELS[model]}, {load}, {_UNITS[figure]}"
+    told = f"{_MODELS[model]}, {load}, {_UNITS[figure]}{', compiled' if server == COMPILED else ''}"
     return Target(told, median(best), *limits, at_least=highest, to_default=median(default))
 
 
@@ -102,13 +105,15 @@ def _starts(starts: Figures) -> list[Target]:
 
 def _minilm(figures: Figures) -> list[Target]:
     rows = [
-        _beside_vllm(figures, "minilm", load, figure, limits)
+        _beside_vllm(figures, "minilm", load, figure, limits, server=server)
         for load, figure, limits in (
             ("32 texts", "texts_per_s", (1.7, 2.0)),
             ("1 text, 32 connections", "texts_per_s", (1.3, 1.6)),
             ("1 text, 1 connections", "p50_ms", (0.65, 0.5)),
             ("memory", "pss_mb", (0.6, 0.45)),
         )
+        for server in (OURS, COMPILED)
+        if server in figures["rounds"]["minilm"][0]
     ]
     if "engine_alone" in figures:
         own = median(rounds(figures, "minilm", OURS, "32 texts", "texts_per_s"))
