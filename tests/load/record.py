@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 
 @dataclass(slots=True)
@@ -131,15 +132,26 @@ class Figures:
     unavailable: int
     cpu: float
 
+    @property
+    def typical_s(self) -> float:
+        """Return the median of what answers took."""
+        return median([*self.search_ms, *self.batch_ms] or [0]) / 1000
+
+
+def since(seconds: list[Second], settle_s: float) -> list[Second]:
+    """Leave out of *seconds* those that begin before *settle_s* of them have passed."""
+    counted, elapsed = [], 0.0
+    for second in seconds:
+        if elapsed >= settle_s:
+            counted.append(second)
+        elapsed += second.duration_s
+    return counted
+
 
 def figures(seconds: list[Second], phase: str, *, settle_s: float) -> Figures:
     """Sum up the seconds of *phase* that lie *settle_s* or more after its beginning."""
     ours = [second for second in seconds if second.phase == phase]
-    counted, elapsed = [], 0.0
-    for second in ours:
-        if elapsed >= settle_s:
-            counted.append(second)
-        elapsed += second.duration_s
+    counted = since(ours, settle_s)
     total = sum(second.duration_s for second in counted)
 
     def per_second(count: float) -> float:

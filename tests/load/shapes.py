@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 
 from tests.load.options import OVERLOAD, Options
-from tests.load.record import Figures, Second, figures
+from tests.load.record import Figures, Second, figures, since
 
 _GROWTH = 1.5  # users from step to step
 _GAIN = 1.05  # a step that brings less does not count as progress
 _PATIENCE = 4  # steps without progress that end the ramp: five times the users bring nothing
 _PATIENCE_REFUSED = 2  # likewise, where the server itself says that it is full
 _FULL = 0.05  # share of requests that are refused by a server that is full
-_LOOK_S = 3.0  # what the offered load is judged by while users are added
+_LOOK_S = 3.0  # what the offered load is judged by while users are added, once they have shown what they do
 _AIM = 1.1  # a little above the overload that is wanted, which wavers
-_MOST = 1.3  # times the users at once; refused ones ask again and again, so few of them offer much
+_MOST = 1.3  # times the users at once
+_RETRY_S = 1.0  # after which those who are refused come again
 
 
 class Ramp:
@@ -31,6 +32,7 @@ class Ramp:
         self._options = options
         self._steps: list[Figures] = []
         self._peak = 0.0  # texts/s
+        self._lag_s = 0.0  # until users who were added offer what they will
         self._grown_at = 0  # index of the second after which users were last added
 
     def advance(self, seconds: list[Second]) -> None:
@@ -40,7 +42,8 @@ class Ramp:
             self._push(seconds, elapsed)
         elif self.phase == "peak":
             if elapsed >= self._options.hold_s:
-                self._peak = self._figures(seconds).answered
+                peak = self._figures(seconds)
+                self._peak, self._lag_s = peak.answered, _RETRY_S + peak.typical_s
                 self.phase, self._grown_at = "approach", len(seconds)
         elif elapsed >= self._options.step_s:
             self._step(seconds)
@@ -73,7 +76,7 @@ class Ramp:
         if self.phase == "overload" and elapsed >= self._options.hold_s:
             self.phase = None
             return
-        recent = seconds[self._grown_at :]
+        recent = since(seconds[self._grown_at :], self._lag_s)
         if sum(second.duration_s for second in recent) < _LOOK_S:
             return
         self._grown_at = len(seconds)
@@ -81,7 +84,8 @@ class Ramp:
         offered = sum(second.offered_texts for second in judged) / sum(second.duration_s for second in judged)
         wanted = OVERLOAD * self._peak * (_AIM if self.phase == "approach" else 1.0)
         if offered < wanted and self.users < self._options.max_users:
-            factor = min(_MOST, max(1.1, wanted / max(offered, 1.0)))
+            # Refused ones ask again and again, so what is offered grows faster than the users.
+            factor = min(_MOST, max(1.05, math.sqrt(wanted / max(offered, 1.0))))
             self.users = min(self._options.max_users, math.ceil(self.users * factor))
         elif self.phase == "approach":
             self.phase = "overload"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.load.options import Options
-from tests.load.record import Second, outcome
+from tests.load.record import Second, outcome, since
 from tests.load.shapes import Ramp, Soak
 from tests.load.summary import quantile, summarise
 
@@ -119,13 +119,20 @@ def test_quantiles_are_values_that_were_seen() -> None:
     assert quantile(list(range(1, 101)), 0.99) == 99
 
 
-def play(plan: Ramp | Soak, *, capacity: float, slots: int, refusing: bool) -> list[Second]:
-    """Let *plan* drive a server that takes *capacity* texts/s from users who each offer 10."""
+def play(
+    plan: Ramp | Soak, *, capacity: float, slots: int, refusing: bool, lag_s: int = 0, again: int = 0
+) -> list[Second]:
+    """Let *plan* drive a server that takes *capacity* texts/s from users who each offer 10.
+
+    Those who are added begin after *lag_s*, as long as an answer takes; each text that finds no slot is offered *again*
+    as often.
+    """
     seconds: list[Second] = []
     while plan.phase and len(seconds) < 2000:
-        asked = plan.users * 10
-        answered = min(asked, capacity)
-        full = refusing and plan.users > slots
+        users = seconds[-lag_s].users if 0 < lag_s <= len(seconds) else plan.users
+        answered = min(users * 10, capacity)
+        full = refusing and users > slots
+        asked = users * 10 + (again * max(0, users - slots) * 10 if full else 0)
         seconds.append(
             Second(
                 phase=plan.phase,
@@ -135,6 +142,7 @@ def play(plan: Ramp | Soak, *, capacity: float, slots: int, refusing: bool) -> l
                 answered_texts=int(answered),
                 answered_requests=int(answered),
                 refused=asked - int(answered) if full else 0,
+                batch_ms=[1000 * lag_s] * 10,
             )
         )
         plan.advance(seconds)
@@ -152,6 +160,15 @@ def test_the_ramp_ends_in_three_times_the_peak() -> None:
     assert len(peak) >= 6 <= len(past)
     assert sum(second.offered_texts for second in past) / len(past) >= 900
     assert max(second.users for second in seconds if second.phase.startswith("ramp")) < 300
+
+
+def test_users_are_added_no_faster_than_they_show() -> None:
+    """Where an answer takes seconds and the refused come again, not six times the peak is offered."""
+    plan = Ramp(replace(OPTIONS, hold_s=20))
+    seconds = play(plan, capacity=300, slots=64, refusing=True, lag_s=5, again=2)
+    assert plan.phase is None
+    past = since([second for second in seconds if second.phase == "overload"], 5)
+    assert 3 <= sum(second.offered_texts for second in past) / len(past) / 300 <= 4
 
 
 def test_the_ramp_ends_where_nothing_is_refused() -> None:
