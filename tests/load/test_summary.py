@@ -164,7 +164,7 @@ def test_the_ramp_ends_in_three_times_the_peak() -> None:
 
 def test_users_are_added_no_faster_than_they_show() -> None:
     """Where an answer takes seconds and the refused come again, not six times the peak is offered."""
-    plan = Ramp(replace(OPTIONS, hold_s=20))
+    plan = Ramp(replace(OPTIONS, step_s=20, hold_s=20))
     seconds = play(plan, capacity=300, slots=64, refusing=True, lag_s=5, again=2)
     assert plan.phase is None
     past = since([second for second in seconds if second.phase == "overload"], 5)
