@@ -47,7 +47,7 @@ fuzz: $(VENV)/installed-test ## requests by the OpenAPI document, and coverage-g
 audit: $(VENV)/installed-test $(VENV)/audit/installed ## compare .venv with its lock and its files with their hashes; look for vulnerabilities
 	$(BIN)/python infra/requirements/audit.py $(VENV)/audit/bin/pip-audit $(addprefix infra/requirements/,$(addsuffix .txt,test cpu gpu policy load audit))
 
-bench: $(VENV)/installed-test $(VENV)/infinity/tried ## this server beside vLLM's own and others; 25 minutes, needs wrk
+bench: $(VENV)/installed-test $(VENV)/infinity/tried ## this server beside vLLM's own and others; 50 minutes, needs wrk
 	$(BIN)/python -m tests.bench.side_by_side $(ARGS)
 
 bench-prefix: $(VENV)/installed-test ## what prefix caching saves of a common instruction

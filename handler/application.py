@@ -39,7 +39,7 @@ class _NoSessions(SessionInterface):
 
 
 class Application(Flask):
-    """Flask at four fifths of its time for a small request."""
+    """Flask without sessions, host names and a look at what kind of function a view is."""
 
     session_interface = _NoSessions()
 

@@ -182,7 +182,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         elif conn.received:  # the next request, or its beginning; by the queue, for there may be hundreds
             self.method_queue.defer(self._incoming.advance, conn)
         else:
-            self._idle.add(conn, self._keepalive_s if self.alive else STOP_KEEPALIVE_LINGER)
+            self._idle.add(conn, self.cfg.keepalive if self.alive else STOP_KEEPALIVE_LINGER)
 
     def notify(self) -> None:
         """Tell the master of being alive, once a second instead of for every event."""
@@ -218,8 +218,8 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._hub = Hub(self.poller)
         self._incoming = Incoming(self.poller, whole=self._hand_on, refuse=self._refuse, gone=self._close)
         self._outgoing = Outgoing(self.poller, lambda conn, whole: self._answered(conn, whole=whole))
+        # By the name that gunicorn counts them by, when it decides whether to keep one more.
         self._idle = self.keepalived_conns = Idle(self.poller, readable=self._incoming.receive, gone=self._close)
-        self._keepalive_s = float(self.cfg.keepalive)
         self._lingering = Lingering(self.poller)
         self.poller.register(self.method_queue.fileno(), selectors.EVENT_READ, self.method_queue.run_callbacks)
         self.set_accept_enabled(True)
