@@ -69,6 +69,7 @@ class Metrics:
         # To look a series up costs more than to count in it.
         self._stage = cache(self._stage_seconds.labels)
         self._answers = cache(self._requests.labels)
+        self._reason = cache(self._rejected.labels)
         self._seconds = cache(self._request_seconds.labels)
         for reason in _reasons():  # a series that begins with its first error shows no increase for it
             self._rejected.labels(reason)
@@ -85,12 +86,12 @@ class Metrics:
         self._answers(route, str(status)).inc()
         self._seconds(route).observe(seconds)
         if reason is not None:
-            self._rejected.labels(reason).inc()
+            self._reason(reason).inc()
 
     def refused(self, *, route: str, status: int, reason: str) -> None:
         """Count one answer to what never reached the application."""
         self._answers(route, str(status)).inc()
-        self._rejected.labels(reason).inc()
+        self._reason(reason).inc()
 
     def embedded(self, *, inputs: int, tokens: int, stages_ms: Mapping[str, float]) -> None:
         """Count what one request embedded, and where its time went."""

@@ -9,6 +9,7 @@ in a strand and in a thread of its own.
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import threading
 import time
@@ -72,11 +73,13 @@ class Lull:
 
     def begin(self) -> None:
         """Say that nothing comes for now; called by the loop."""
-        self._begun.set()
+        if not self._begun.is_set():  # a look takes a tenth of what setting takes
+            self._begun.set()
 
     def end(self) -> None:
         """Say that more may come; called by the loop."""
-        self._begun.clear()
+        if self._begun.is_set():
+            self._begun.clear()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for a lull, at most *timeout_s*; False if there is one already."""
@@ -124,6 +127,8 @@ class Hub:
         self._looked = 0.0
         self._rung = False
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell_alone = select.poll()
+        self._bell_alone.register(self._bell, select.POLLIN)
         poller.register(self._bell, selectors.EVENT_READ, self._on_bell)
 
     def start(self, run: Callable[[], None]) -> None:
@@ -141,6 +146,10 @@ class Hub:
         if not self._rung:
             self._rung = True
             os.eventfd_write(self._bell, 1)
+
+    def wait_bell(self, timeout_s: float) -> None:
+        """Look at nothing else until the bell rings, at most *timeout_s*."""
+        self._bell_alone.poll(1000 * timeout_s)
 
     def sleep_s(self, longest_s: float) -> float:
         """How long the loop may sleep."""

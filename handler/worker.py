@@ -30,7 +30,7 @@ from handler.incoming import Incoming, raise_descriptor_limit
 from handler.lifecycle import Lifecycle
 from handler.logs import current_request, where
 from handler.outgoing import Idle, Lingering, Outgoing
-from handler.refusals import Ledger, asks_to_close, refusal, request_id, sheddable_path
+from handler.refusals import Ledger, asked, refusal, sheddable_path
 from handler.strands import Hub, Lull, Poller
 
 SPARE_THREADS = 16  # beyond the slots: health, models, and errors while every slot is taken
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 _SILENT_LINGER_S = 0.5  # in a drain, for the first byte on a new connection
 _NOTIFY_S = 1.0
 _PATIENCE_S = 1.0  # a connection younger than that is about to send its request
-_SHEDDING_PAUSE_S = 0.003  # while requests are refused for want of a slot
+_SHEDDING_PAUSE_S = 0.015  # while requests are refused for want of a slot
 _MOST_ACCEPTED = 64  # connections in one round of the main loop
 _NO_ROOM_S = 0.05  # until accepting is tried again where the system has refused
 
@@ -116,12 +116,12 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
 
     def _shed(self, conn: Connection, path: str, error: OverloadedError) -> None:
         """Refuse without a thread; the connection goes on."""
-        told, closes = request_id(conn.received), asks_to_close(conn.received)
+        told, closes = asked(conn.received)
         conn.take_request()
         self._shedding = True
         self._lull.begin()  # nothing comes before a slot is free, so the engine has nothing to wait for
         self._ledger.note(error, request_id=told, path=path)
-        conn.sock.unsent.append(memoryview(refusal(error, close=closes, x_request_id=told)))
+        conn.sock.unsent.append(memoryview(refusal(error, request_id=told, close=closes)))
         try:
             conn.sock.send_now()
         except OSError:
@@ -130,12 +130,12 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
 
     def _refuse(self, conn: Connection, error: ServiceError) -> None:
         """Answer without a thread and close."""
-        self._tell(conn.sock, error, request_id(conn.received))
+        self._tell(conn.sock, error, asked(conn.received).request_id)
         self._close(conn, graceful=True)
 
     def _tell(self, client: ClientSocket, error: ServiceError, told: str) -> None:
         self._ledger.note(error, request_id=told, path=None)
-        client.try_send(refusal(error, x_request_id=told))
+        client.try_send(refusal(error, request_id=told))
 
     def _close(self, conn: Connection, *, graceful: bool = False) -> None:
         self.nr_conns -= 1
@@ -201,7 +201,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             error = InvalidRequestError(f"this is not HTTP that can be read ({name})")
         else:
             error = InternalError("something broke on our side; the log has the details")
-        told = request_id(bytearray())  # what the application has set, if it got that far
+        told = asked(b"").request_id  # what the application has set, if it got that far
         if isinstance(error, InternalError):
             log.error("connection_failed", extra={"request_id": told, "error": name, "where": where(exc)})
         self._tell(client, error, told)
@@ -236,7 +236,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self.wait_for_and_dispatch_events(timeout=self._hub.sleep_s(_NO_ROOM_S if refused else timeout_s))
         self._expire()
         if self._shedding:  # more comes at once; taken together it costs the engine fewer interruptions
-            time.sleep(_SHEDDING_PAUSE_S)
+            self._hub.wait_bell(_SHEDDING_PAUSE_S)
         if self.nr_conns >= self.worker_connections or self._accept_from > time.monotonic():
             self._make_room()
 

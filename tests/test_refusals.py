@@ -6,7 +6,7 @@ import time
 import pytest
 
 from handler.errors import OverloadedError, SlowRequestError
-from handler.refusals import Ledger, asks_to_close, refusal, request_id, sheddable_path
+from handler.refusals import Ledger, asked, refusal, sheddable_path
 
 POST = bytearray(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\n\r\n")
 
@@ -32,28 +32,28 @@ def test_only_requests_for_embeddings_are_shed(line: bytes, path: str | None) ->
 def test_the_clients_id_is_kept() -> None:
     """Where it is printable ASCII of at most 128 characters, and stands in the head."""
     sent = POST.replace(b"\r\n\r\n", b"\r\nX-Request-ID:  mine \r\n\r\n")
-    assert request_id(bytearray(sent)) == "mine"
-    assert request_id(POST + b"\r\nx-request-id: body\r\n").startswith("req-")
+    assert asked(bytearray(sent)).request_id == "mine"
+    assert asked(POST + b"\r\nx-request-id: body\r\n").request_id.startswith("req-")
     long = POST.replace(b"\r\n\r\n", b"\r\nX-Request-Id: " + b"x" * 129 + b"\r\n\r\n")
-    assert request_id(bytearray(long)).startswith("req-")
+    assert asked(bytearray(long)).request_id.startswith("req-")
 
 
 def test_a_client_may_ask_to_close() -> None:
     """Its header counts, not its body."""
-    assert asks_to_close(bytearray(POST.replace(b"\r\n\r\n", b"\r\nconnection: Close\r\n\r\n")))
-    assert not asks_to_close(POST + b"\r\nConnection: close\r\n")
+    assert asked(bytearray(POST.replace(b"\r\n\r\n", b"\r\nconnection: Close\r\n\r\n"))).closes
+    assert not asked(POST + b"\r\nConnection: close\r\n").closes
 
 
 def test_a_refusal_is_a_whole_response() -> None:
     """With what a client needs to try again."""
-    head, _, body = refusal(OverloadedError("full"), close=False, x_request_id="mine").partition(b"\r\n\r\n")
+    head, _, body = refusal(OverloadedError("full"), request_id="mine", close=False).partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     assert lines[0] == "HTTP/1.1 429 Too Many Requests"
     assert {"Retry-After: 1", "x-request-id: mine", "Connection: keep-alive", f"Content-Length: {len(body)}"} <= {
         *lines
     }
     assert json.loads(body)["error"]["code"] == "overloaded"
-    assert b"Connection: close" in refusal(SlowRequestError("late"))
+    assert b"Connection: close" in refusal(SlowRequestError("late"), request_id="mine")
 
 
 def test_a_flood_is_counted_whole_and_logged_in_part(caplog: pytest.LogCaptureFixture) -> None:

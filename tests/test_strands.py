@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -84,6 +85,26 @@ def test_a_signal_that_is_set_already_is_not_waited_for() -> None:
         hub.start(lambda: told.append(late.wait(0.2)))
         turn_until(hub, poller, lambda: len(told) == 2)
         assert told == [True, False]
+
+
+def test_the_loop_may_wait_for_the_bell_alone() -> None:
+    """It wakes for a signal at once, for nothing else, and leaves the ring for its poller."""
+    mine, theirs = socket.socketpair()
+    with selectors.DefaultSelector() as poller, mine, theirs:
+        hub, signal = Hub(poller), Signal()
+        told: list[bool] = []
+        poller.register(mine, selectors.EVENT_READ, mine.recv)
+        theirs.send(b"x")
+        begin = time.monotonic()
+        hub.wait_bell(0.1)
+        assert time.monotonic() - begin >= 0.1
+        hub.start(lambda: told.append(signal.wait(5)))
+        set_all([signal])
+        begin = time.monotonic()
+        hub.wait_bell(60)
+        assert time.monotonic() - begin < 30
+        poller.unregister(mine)
+        turn_until(hub, poller, lambda: told == [True])
 
 
 def test_a_strand_goes_on_when_its_time_is_up() -> None:
