@@ -16,7 +16,7 @@ _HEAD_BYTES = 64 * 1024
 _CHUNK_LINE_BYTES = 256  # a size in hexadecimal and extensions, which nobody uses
 _TRAILER_BYTES = 8 * 1024
 _MAX_CHUNKS = 65_536  # each costs the main loop a microsecond, however little is in it
-# All but the one that replaces are searched for in small letters: regard for neither case costs several times as much.
+# Looked for in a head made lower case, several times faster than IGNORECASE; `_ENCODING` also in the head as it came.
 _LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:[ \t]*([^\r]*?)[ \t]*\r\n")
 _LENGTH_DIGITS = 12  # more than any limit has
 _ENCODING = re.compile(rb"\r\ntransfer-encoding[ \t]*:[ \t]*([^\r]*?)[ \t]*(?=\r\n)", re.IGNORECASE)

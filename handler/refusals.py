@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 _BUSY_PATHS = {b"/v1/embeddings", b"/embeddings", b"/invocations"}  # whose errors have the envelope below
 _LINE = re.compile(rb"POST ([^ ?\r\n]{1,64})(?:\?[^ \r\n]*)? HTTP/1\.1\r\n")
-# Searched for in small letters: without regard to case it would take longer than all the rest of refusing.
+# Looked for in a head made lower case, which is several times faster than without regard to case.
 _REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([\x20-\x7e]{1,128}?)[ \t]*\r\n")
 _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n")
 _LINES_PER_S = 20
@@ -43,10 +43,10 @@ class Asked(NamedTuple):
 def asked(received: bytes | bytearray) -> Asked:
     """Read the head of the request that *received* begins with, as far as it is there."""
     head = bytes(received[:_HEAD_BYTES]).partition(b"\r\n\r\n")[0] + b"\r\n"
-    small = head.lower()
-    found = _REQUEST_ID.search(small)
+    lower = head.lower()
+    found = _REQUEST_ID.search(lower)
     told = head[slice(*found.span(1))].decode() if found else current_request.get() or new_request_id()
-    return Asked(told, closes=_CLOSE.search(small) is not None)
+    return Asked(told, closes=_CLOSE.search(lower) is not None)
 
 
 class Count(Protocol):

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 _SILENT_LINGER_S = 0.5  # in a drain, for the first byte on a new connection
 _NOTIFY_S = 1.0
 _PATIENCE_S = 1.0  # a connection younger than that is about to send its request
-_SHEDDING_PAUSE_S = 0.015  # while requests are refused for want of a slot
+_SHEDDING_PAUSE_S = 0.015  # while requests are refused for want of a slot, unless the engine finishes one before
 _MOST_ACCEPTED = 64  # connections in one round of the main loop
 _NO_ROOM_S = 0.05  # until accepting is tried again where the system has refused
 
