@@ -73,7 +73,7 @@ class RequestFrame:
             return False
         self._head_end = end + len(_HEAD_END)
         head = bytes(received[: end + 2]).lower()
-        if encodings := _ENCODING.findall(head) if b"\r\ntransfer-encoding" in head else None:
+        if b"\r\ntransfer-encoding" in head and (encodings := _ENCODING.findall(head)):
             self._begin_chunks(head, encodings)
         else:
             self._read_length(head)

@@ -72,7 +72,7 @@ class Metrics:
         self._reason = cache(self._rejected.labels)
         self._seconds = cache(self._request_seconds.labels)
         for reason in _reasons():  # a series that begins with its first error shows no increase for it
-            self._rejected.labels(reason)
+            self._reason(reason)
         self._phases = Gauge(
             "embed_start_phase_seconds", "Seconds of each phase of the start.", ["phase"], registry=registry
         )

@@ -73,7 +73,7 @@ class Lull:
 
     def begin(self) -> None:
         """Say that nothing comes for now; called by the loop."""
-        if not self._begun.is_set():  # a look takes a tenth of what setting takes
+        if not self._begun.is_set():  # to look takes a tenth of the time of either
             self._begun.set()
 
     def end(self) -> None:

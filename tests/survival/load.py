@@ -17,7 +17,7 @@ from tests.bench.wrk import WORDS
 from tests.server import Server
 
 ANSWER_S = 30.0  # the longest that an answer is waited for
-_PROBE_EVERY_S = 0.05
+_PROBE_EVERY_S = 0.02
 
 
 def post(body: bytes, *headers: str, path: str = "/v1/embeddings") -> bytes:
@@ -32,7 +32,7 @@ def texts(rng: random.Random, count: int, words: int) -> list[str]:
 
 
 def probe_health(port: int, *, seconds: float) -> tuple[list[float], list[float]]:
-    """Ask /health every 50 ms; return the seconds of each answer, and how late this process itself was each time.
+    """Ask /health every 20 ms; return the seconds of each answer, and how late this process itself was each time.
 
     It is scheduled before everybody else where the system allows: what a probe waits for a core is not the server's.
     """
