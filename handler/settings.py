@@ -225,6 +225,9 @@ def prepare_process(settings: Settings) -> str | None:
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         "TRITON_CACHE_DIR": str(cache / "triton"),
         "FLASHINFER_WORKSPACE_BASE": str(cache / "flashinfer"),
+        # On GPUs vLLM prepares to draw tokens, also of embedding models, and imports flashinfer for it, which the image
+        # has not.
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "HF_HOME": str(cache / "huggingface"),
         "XDG_CACHE_HOME": str(cache),
         "XDG_CONFIG_HOME": str(cache / "config"),

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from handler.compile_cache import let_compiled_models_load
 from handler.errors import StartError
 from handler.trust import needs_code
+from handler.warm_ups import skip_needless_warm_ups
 
 _CPU_KV_CACHE_BYTES = 4 * 2**30  # vLLM asks for 92 % of memory by itself; pages are only taken when used
 _CPU_KV_BLOCK_TOKENS = 32  # the least that is fast; with vLLM's 128 no usual instruction is ever found in the cache
@@ -89,6 +90,7 @@ def _check_torchvision() -> None:
 
 def import_vllm() -> None:
     """Import what the engine needs, most of a cold start, so that it can be timed by itself."""
+    skip_needless_warm_ups()
     # vLLM looks at every global of every module when it starts, deprecated ones of torch's too.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
     for module in ("vllm.engine.arg_utils", "vllm.v1.engine.core", "vllm.v1.executor"):

@@ -59,6 +59,48 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+# Runs vLLM's own warm-up of a GPU worker, and what draws its tokens, on a CPU that says that it is a Hopper GPU. The
+# worker is made up: what its calls would launch needs a GPU, what they import does not.
+AS_ON_A_GPU = """
+import sys
+from unittest.mock import MagicMock, patch
+
+from handler.settings import Settings, prepare_process
+from handler.vllm_core import import_vllm
+
+prepare_process(Settings())
+import_vllm()
+
+import torch
+from vllm.model_executor.warmup.kernel_warmup import kernel_warmup
+from vllm.platforms import current_platform
+from vllm.platforms.interface import DeviceCapability
+from vllm.v1.sample.sampler import Sampler
+
+def at_most_90(_, capability, device_id=0):
+    major, minor = divmod(capability, 10) if isinstance(capability, int) else capability
+    return (major, minor) <= (9, 0)
+
+hopper = {
+    "is_cuda": lambda _: True,
+    "is_cuda_alike": lambda _: True,
+    "is_cpu": lambda _: False,
+    "get_device_capability": classmethod(lambda _, device_id=0: DeviceCapability(9, 0)),
+    "has_device_capability": classmethod(at_most_90),
+    "is_device_capability": classmethod(lambda _, capability, device_id=0: capability in (90, (9, 0))),
+    "is_device_capability_family": classmethod(lambda _, capability, device_id=0: capability == 90),
+}
+with patch.multiple(type(current_platform), **hopper):
+    for second_runner in (False, True):
+        Sampler()
+        worker = MagicMock(use_v2_model_runner=second_runner)
+        worker.get_model.return_value = worker.model_runner.get_model.return_value = torch.nn.Linear(2, 2)
+        worker.model_runner.attn_groups = []
+        kernel_warmup(worker)
+        assert worker.model_runner.jit_warmup_registry.warmup.called
+"""
+
+
 @pytest.fixture(scope="module")
 def trim() -> ModuleType:
     """The script that the image's build runs."""
@@ -91,6 +133,33 @@ def test_a_trimmed_environment_embeds(trimmed_python: str) -> None:
         answer = server.wait_ready().embed(input=texts)
     vectors = np.array([item["embedding"] for item in answer.json()["data"]])
     assert np.abs(vectors - reference(Path(MODEL_DIR), texts)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("broken", "missing"),
+    [
+        (None, None),
+        ("import handler.warm_ups as ours; ours.skip_needless_warm_ups = lambda: None", "torchvision"),
+        ("import os; os.environ['VLLM_USE_FLASHINFER_SAMPLER'] = '1'", "flashinfer"),
+    ],
+)
+def test_a_gpu_worker_starts_without_what_is_dropped(
+    trimmed_python: str, broken: str | None, missing: str | None
+) -> None:
+    """vLLM's warm-up imports for models that embed no text; without what keeps it from that it fails, as was seen."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {"PYTHONPATH": str(ROOT), "EMBED_CACHE_DIR": cache, "PATH": os.environ["PATH"]}
+        ran = subprocess.run(
+            [trimmed_python, "-c", f"{broken or ''}\n{AS_ON_A_GPU}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if missing is None:
+        assert ran.returncode == 0, ran.stderr
+    else:
+        assert f"No module named '{missing}'" in ran.stderr
 
 
 def test_cuda_modules_import_nothing_that_is_dropped(trim: ModuleType) -> None:
