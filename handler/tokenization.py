@@ -1,18 +1,21 @@
 """Texts or token ids to checked token ids: special tokens, lengths, truncation, chunks.
 
-The Rust tokenizer is called once per request, outside the engine thread, and releases the interpreter while it works.
+The Rust tokenizer is called once for all short requests that have come together, once for each longer one. It uses all
+cores, and releases the interpreter while it works.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from handler.errors import ContextLengthError, InvalidRequestError, StartError
 from handler.inquiry import Part
+from handler.strands import Together
 from handler.trust import needs_code
 
 _LONG_TEXT_CHARS = 2000  # a millisecond or two
@@ -24,9 +27,6 @@ LongInput = Literal["error", "truncate", "chunk"]
 
 class Backend(Protocol):
     """What is used of `tokenizers.Tokenizer`."""
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> Any:
-        """Tokenize *text*; the result has `.ids`."""
 
     def encode_batch_fast(self, texts: list[str], *, add_special_tokens: bool) -> Sequence[Any]:
         """Tokenize *texts*; each result has `.ids`."""
@@ -77,6 +77,9 @@ class TextTokenizer:
         self._lower_case = lower_case
         self._chat = chat
         self._file = file
+        self._together = {
+            flag: Together(partial(self._encode_batch, add_special_tokens=flag)) for flag in (True, False)
+        }
         self._prefix, self._suffix = self._special_tokens()
 
     def _special_tokens(self) -> tuple[list[int], list[int]]:
@@ -91,10 +94,12 @@ class TextTokenizer:
     def _encode(self, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
         if self._lower_case:
             texts = [text.lower() for text in texts]
-        # A batch, even of one, wakes the threads that share it. A single text keeps the interpreter meanwhile, and one
-        # of 10 MB would stop the whole server for seconds.
         if len(texts) == 1 and len(texts[0]) <= _LONG_TEXT_CHARS:
-            return [self._backend.encode(texts[0], add_special_tokens=add_special_tokens).ids]
+            return [self._together[add_special_tokens](texts[0])]
+        return self._encode_batch(texts, add_special_tokens=add_special_tokens)
+
+    def _encode_batch(self, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
+        # Also for one text: `encode` keeps the interpreter meanwhile, and counts characters that nobody asks for.
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in encodings]
 

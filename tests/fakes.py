@@ -26,10 +26,6 @@ class ByteTokenizer:
         """*special* False: a tokenizer that adds none, as some decoders have."""
         self._special = special
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> Encoding:
-        """Tokenize *text*."""
-        return Encoding(self._ids(text, add_special_tokens=add_special_tokens))
-
     def encode_batch_fast(self, texts: list[str], *, add_special_tokens: bool) -> list[Encoding]:
         """Tokenize *texts*."""
         return [Encoding(self._ids(text, add_special_tokens=add_special_tokens)) for text in texts]

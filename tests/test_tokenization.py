@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import selectors
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from handler.errors import ContextLengthError, InvalidRequestError
+from handler.strands import Hub
 from handler.tokenization import LengthRule, TextTokenizer
 from tests.fakes import SPECIAL_AFTER, SPECIAL_BEFORE, VOCABULARY, ByteTokenizer
 
@@ -30,21 +32,33 @@ def test_texts_become_ids_in_order() -> None:
     assert batch.token_count == 7
 
 
-def test_a_long_text_lets_others_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The call for a single text keeps the interpreter, so only short ones go through it; the ids are the same."""
+def test_short_texts_of_a_round_are_tokenized_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call for those with special tokens and one for those without; a long text does not hold the others up."""
     backend = ByteTokenizer()
     tokenizer = TextTokenizer(backend, vocab_size=VOCABULARY)
-    single = backend.encode
-    seen: list[int] = []
+    whole = backend.encode_batch_fast
+    seen: list[list[int]] = []
 
-    def encode(text: str, *, add_special_tokens: bool) -> Any:
-        seen.append(len(text))
-        return single(text, add_special_tokens=add_special_tokens)
+    def encode_batch_fast(texts: list[str], *, add_special_tokens: bool) -> Any:
+        seen.append([len(text) for text in texts])
+        return whole(texts, add_special_tokens=add_special_tokens)
 
-    monkeypatch.setattr(backend, "encode", encode)
-    for length in (1, 2000, 2001, 1_000_000):
-        assert tokenizer.encode_texts(["x" * length], LengthRule(2_000_000)).token_ids == [ids("x" * length)]
-    assert seen == [1, 2000]
+    monkeypatch.setattr(backend, "encode_batch_fast", encode_batch_fast)
+    found: dict[str, list[list[int]]] = {}
+    with selectors.DefaultSelector() as poller:
+        hub = Hub(poller)
+
+        def run(text: str, *, special: bool) -> None:
+            batch = tokenizer.encode_texts([text], LengthRule(10_000), add_special_tokens=special)
+            found[text] = batch.token_ids
+
+        for text in ("a", "b" * 2000, "c" * 2001):
+            hub.start(lambda text=text: run(text, special=True))  # type: ignore[misc]
+        hub.start(lambda: run("bare", special=False))
+        assert found == {"c" * 2001: [ids("c" * 2001)]}
+        hub.end_round()
+    assert sorted(seen) == [[1, 2000], [4], [2001]]
+    assert found == {text: [ids(text)] for text in ("a", "b" * 2000, "c" * 2001)} | {"bare": [ids("bare")[1:-1]]}
 
 
 def test_special_tokens_can_be_left_out() -> None:
