@@ -44,6 +44,7 @@ class Bench:
     gpu: bool
     seconds: float
     deadline: float
+    loads: list[str] | None  # their keys; all if None
 
     def run(self, variant: Variant) -> None:
         """Measure what is missing of *variant*.
@@ -52,6 +53,8 @@ class Bench:
             OutOfTimeError: there is not enough time left.
         """
         missing = self.results.missing(self.shape, variant)
+        if self.loads is not None:
+            missing = [item for item in missing if item == "start" or item in self.loads]
         if not missing:
             return
         known = self.results.load(self.shape, variant.name, "start") or {}
@@ -191,7 +194,7 @@ def _list(results: Results, *, gpu: bool) -> None:
 def _measure(arguments: argparse.Namespace, results: Results, *, gpu: bool, deadline: float) -> int:
     shape = SHAPES[arguments.shape]
     scratch = arguments.scratch or results.folder / "scratch"
-    bench = Bench(shape, results, scratch, gpu=gpu, seconds=arguments.seconds, deadline=deadline)
+    bench = Bench(shape, results, scratch, gpu=gpu, seconds=arguments.seconds, deadline=deadline, loads=arguments.loads)
     plan = [each for each in variants(shape, gpu=gpu) if arguments.only is None or each.name in arguments.only]
     if arguments.again:
         for variant in plan:
@@ -220,6 +223,7 @@ def main() -> int:
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda where nvidia-smi is"
     )
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="of those that --list shows")
+    parser.add_argument("--loads", nargs="+", metavar="LOAD", help="tokens x texts x connections, as 50x32x16")
     parser.add_argument("--budget", type=float, default=480, help="seconds after which nothing new begins")
     parser.add_argument("--seconds", type=float, default=6, help="of each load")
     parser.add_argument("--out", type=Path, default=ROOT / ".bench/gpu", help="folder of the figures")

@@ -71,6 +71,7 @@ def _variations(shape: Shape, base: dict[str, str], *, gpu: bool) -> list[Varian
         "batch-32768-1024": {tokens: "32768", texts: "1024"},
         "texts-256": {texts: "256"},
         **{name: {"EMBED_ENGINE_ARGS": json.dumps({"compilation_config": value})} for name, value in graphs.items()},
+        "async": {"EMBED_ENGINE_ARGS": json.dumps({"async_scheduling": True})},
         **{name: {"EMBED_DTYPE": name} for name in ("bfloat16", "float16", "float32") if name != dtype(shape, gpu=gpu)},
     }
     slots = {"EMBED_MAX_CONCURRENT_REQUESTS": str(MANY.connections)}

@@ -79,7 +79,7 @@ def _shape(results: Results, shape: Shape, compared: tuple[Load, ...], *, gpu: b
                 ["start", "first embedding, s", *(f"{phase}, s" for phase in _PHASES), "cosine to `compiled`"],
                 [_start_row(results, shape, name, about[name]) for name in _STARTS],
             ),
-            f"Two different texts of `compiled`: cosine {_format(_difference(results, shape), 6)}.",
+            _about_cosines(results, shape),
             _rows(
                 [
                     *("tokens a text", "texts a request", "connections", "this server, texts/s", "tokens/s"),
@@ -132,7 +132,7 @@ def _start_row(results: Results, shape: Shape, name: str, about: str) -> list[st
         return [about, "failed", *[_NONE] * (len(_PHASES) + 1)]
     phases = start.get("phases_s") or {}
     taken = [_format(start.get("first_embedding_s")), *(_format(phases.get(phase), 2) for phase in _PHASES)]
-    return [about, *taken, _format(_agreement(results, shape, name), 6)]
+    return [about, *taken, _agreement(results, shape, name)]
 
 
 def _load_row(results: Results, shape: Shape, load: Load) -> list[str]:
@@ -169,7 +169,7 @@ def _variation_row(results: Results, shape: Shape, name: str, about: str, compar
         _format(start.get("first_embedding_s")),
         *rates,
         percents,
-        _format(_agreement(results, shape, name), 6),
+        _agreement(results, shape, name),
     ]
 
 
@@ -217,16 +217,32 @@ def _cosine(one: list[float], other: list[float]) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True)) / math.hypot(*one) / math.hypot(*other)
 
 
-def _agreement(results: Results, shape: Shape, name: str) -> float | None:
-    """Return the lowest cosine between the vectors of *name* and of `compiled`."""
-    pairs = zip(_vectors(results, shape, "compiled"), _vectors(results, shape, name), strict=False)
-    return min((_cosine(one, other) for one, other in pairs), default=None)
+def _agreement(results: Results, shape: Shape, name: str) -> str:
+    """Tell the lowest cosines of vectors of *name* and of `compiled`, whole and less the mean of the latter."""
+    return _cosines(_vectors(results, shape, "compiled"), _vectors(results, shape, name))
 
 
-def _difference(results: Results, shape: Shape) -> float | None:
-    """Return the cosine of two different texts, without which agreement means nothing."""
+def _about_cosines(results: Results, shape: Shape) -> str:
+    """Tell what they are, and those of different texts of `compiled`, without which agreement means nothing."""
     vectors = _vectors(results, shape, "compiled")
-    return _cosine(vectors[0], vectors[1]) if vectors else None
+    return (
+        "Random weights make all vectors alike, so the second cosine is that of the vectors less the mean of "
+        "`compiled`'s; where kernels differ, 16 bits round by as much as texts differ. Two different texts have "
+        f"{_cosines(vectors, vectors[1:] + vectors[:1])}."
+    )
+
+
+def _cosines(yardstick: list[list[float]], vectors: list[list[float]]) -> str:
+    if not yardstick or not vectors:
+        return _NONE
+    whole = min(map(_cosine, yardstick, vectors))
+    moved = min(map(_cosine, _less_mean(yardstick, yardstick), _less_mean(vectors, yardstick)))
+    return f"{whole:.6f}, {moved:.6f}"
+
+
+def _less_mean(vectors: list[list[float]], yardstick: list[list[float]]) -> list[list[float]]:
+    mean = [sum(column) / len(yardstick) for column in zip(*yardstick, strict=True)]
+    return [[value - middle for value, middle in zip(vector, mean, strict=True)] for vector in vectors]
 
 
 def _aims(results: Results) -> str:
