@@ -14,13 +14,9 @@ import selectors
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Callable, Iterable
 
 from greenlet import getcurrent, greenlet
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 _TURN_S = 0.01  # so long strands go on before the loop looks at other connections: a health probe may be among them
 _LOOK_S = 0.05  # how exact the end of a wait is
@@ -120,30 +116,6 @@ class Strand(greenlet):  # type: ignore[misc]  # greenlet has no types
         self.hub = hub
 
 
-class Together(Generic[Item, Result]):
-    """A function of many items, called with those that the strands of one round of the loop have brought."""
-
-    def __init__(self, call: Callable[[list[Item]], Sequence[Result]]) -> None:
-        """Share *call*, which returns one result for each item."""
-        self._call = call
-
-    def __call__(self, item: Item) -> Result:
-        """Return the result for *item*; in a strand the others go on before."""
-        current = getcurrent()
-        if isinstance(current, Strand):
-            done, result = current.hub.gather(self, item, current)
-            if done:
-                return cast("Result", result)
-        return self._call([item])[0]
-
-    def results(self, items: list[Item]) -> Sequence[tuple[bool, Result | None]]:
-        """Return (True, result) for each of *items*; (False, None) if one of them is bad: let each try by itself."""
-        try:
-            return [(True, result) for result in self._call(items)]
-        except Exception:  # noqa: BLE001 - raised again in the strand whose item is bad
-            return [(False, None)] * len(items)
-
-
 class Hub:
     """Starts strands, and goes on with those that have waited long enough; lives in the thread that makes it."""
 
@@ -152,7 +124,6 @@ class Hub:
         self.loop = getcurrent()
         self.woken: deque[Signal] = deque()  # filled by any thread
         self._waiting: dict[Signal, tuple[Strand, float]] = {}  # -> who, until when
-        self._gathered: dict[Together[Any, Any], list[tuple[Strand, Any]]] = {}
         self._looked = 0.0
         self._rung = False
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -169,19 +140,6 @@ class Hub:
         self._waiting[signal] = (strand, time.monotonic() + timeout_s)
         woken: bool = self.loop.switch()
         return woken
-
-    def gather(self, together: Together[Any, Any], item: Any, strand: Strand) -> tuple[bool, Any]:
-        """Let others go on until the round ends; return whether it worked, and the result. Called in *strand*."""
-        self._gathered.setdefault(together, []).append((strand, item))
-        done: tuple[bool, Any] = self.loop.switch()
-        return done
-
-    def end_round(self) -> None:
-        """Do what was gathered in this round and go on with its strands; called by the loop before it waits."""
-        while self._gathered:
-            together, brought = self._gathered.popitem()
-            for (strand, _), done in zip(brought, together.results([item for _, item in brought]), strict=True):
-                strand.switch(done)
 
     def ring(self) -> None:
         """Wake the loop; called by any thread."""

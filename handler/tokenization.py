@@ -1,24 +1,23 @@
 """Texts or token ids to checked token ids: special tokens, lengths, truncation, chunks.
 
-The Rust tokenizer is called once for all short requests that have come together, once for each longer one. It uses all
-cores, and releases the interpreter while it works.
+The Rust tokenizer is called outside the engine thread, and releases the interpreter while it works.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from handler.errors import ContextLengthError, InvalidRequestError, StartError
 from handler.inquiry import Part
-from handler.strands import Together
 from handler.trust import needs_code
 
-_LONG_TEXT_CHARS = 2000  # a millisecond or two
+# Calls with several texts share a pool of threads and wait for each other, those of the main loop for those of a large
+# request. Pieces of a few milliseconds let others go between. (A call with one text does without the pool.)
+_CALL_CHARS = 32 * 1024
 _VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.tiktoken", "tekken.json")
 
 Side = Literal["left", "right"]
@@ -77,9 +76,6 @@ class TextTokenizer:
         self._lower_case = lower_case
         self._chat = chat
         self._file = file
-        self._together = {
-            flag: Together(partial(self._encode_batch, add_special_tokens=flag)) for flag in (True, False)
-        }
         self._prefix, self._suffix = self._special_tokens()
 
     def _special_tokens(self) -> tuple[list[int], list[int]]:
@@ -94,14 +90,12 @@ class TextTokenizer:
     def _encode(self, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
         if self._lower_case:
             texts = [text.lower() for text in texts]
-        if len(texts) == 1 and len(texts[0]) <= _LONG_TEXT_CHARS:
-            return [self._together[add_special_tokens](texts[0])]
-        return self._encode_batch(texts, add_special_tokens=add_special_tokens)
-
-    def _encode_batch(self, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
         # Also for one text: `encode` keeps the interpreter meanwhile, and counts characters that nobody asks for.
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
-        return [encoding.ids for encoding in encodings]
+        return [
+            encoding.ids
+            for call in _calls(texts)
+            for encoding in self._backend.encode_batch_fast(call, add_special_tokens=add_special_tokens)
+        ]
 
     def encode_texts(self, texts: list[str], rule: LengthRule, *, add_special_tokens: bool = True) -> Batch:
         """Tokenize *texts* and bring each to the model's length.
@@ -199,6 +193,17 @@ class TextTokenizer:
         except Exception as exc:  # a template is the model's own program and may raise anything
             message = "the model's chat template refuses these messages"
             raise InvalidRequestError(message, param="messages") from exc
+
+
+def _calls(texts: list[str]) -> Iterator[list[str]]:
+    """Cut *texts* into lists of at most `_CALL_CHARS` characters, or of one text that is longer."""
+    begin, chars = 0, 0
+    for index, text in enumerate(texts):
+        chars += len(text)
+        if chars > _CALL_CHARS and index > begin:
+            yield texts[begin:index]
+            begin, chars = index, len(text)
+    yield texts[begin:]
 
 
 def _not_empty(token_ids: list[list[int]]) -> list[list[int]]:

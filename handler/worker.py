@@ -233,16 +233,12 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         refused = self._accept_from > time.monotonic()
         self.set_accept_enabled(self.nr_conns < self.worker_connections and not refused)
         self._shedding = False
-        self._look(self._hub.sleep_s(_NO_ROOM_S if refused else timeout_s))
+        self.wait_for_and_dispatch_events(timeout=self._hub.sleep_s(_NO_ROOM_S if refused else timeout_s))
         self._expire()
         if self._shedding:  # more comes at once; taken together it costs the engine fewer interruptions
             self._hub.wait_bell(_SHEDDING_PAUSE_S)
         if self.nr_conns >= self.worker_connections or self._accept_from > time.monotonic():
             self._make_room()
-
-    def _look(self, timeout_s: float) -> None:
-        self.wait_for_and_dispatch_events(timeout=timeout_s)
-        self._hub.end_round()
 
     def _expire(self) -> None:
         """End what has had its time."""
@@ -283,7 +279,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._incoming.cap_silent(_SILENT_LINGER_S)
         while (self.nr_conns or self._lingering) and time.monotonic() < deadline:
             self.notify()
-            self._look(0.05)
+            self.wait_for_and_dispatch_events(timeout=0.05)
             self._expire()
         for finish in self.wsgi.extensions.get("on_stop", ()):
             finish()

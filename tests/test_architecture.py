@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "pharia": {"encoding", "inquiry", "protocol"},
     "prompts": {"errors", "inquiry"},
     "trust": {"errors"},
-    "tokenization": {"errors", "inquiry", "strands", "trust"},
+    "tokenization": {"errors", "inquiry", "trust"},
     "allocator": set(),
     "strands": set(),
     "engine": {"allocator", "errors", "strands"},

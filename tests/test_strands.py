@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from handler.strands import Hub, Lull, Poller, Signal, Together, set_all
+from handler.strands import Hub, Lull, Poller, Signal, set_all
 
 
 def turn_until(hub: Hub, poller: selectors.BaseSelector, done: Callable[[], bool]) -> None:
@@ -19,7 +19,6 @@ def turn_until(hub: Hub, poller: selectors.BaseSelector, done: Callable[[], bool
         assert time.monotonic() < deadline
         for key, _ in poller.select(hub.sleep_s(0.5)):
             key.data(key.fileobj)
-        hub.end_round()
         hub.expire()
 
 
@@ -196,59 +195,3 @@ def test_the_poller_tells_of_a_lull_only_when_nothing_is_ready() -> None:
         assert poller.select(0.01) == []
         assert told == ["end", "begin", "end"]
         os.close(bell)
-
-
-def test_what_strands_bring_in_one_round_is_done_together() -> None:
-    """Each goes on with its own result when the round ends; outside of a strand an item is done alone, and at once."""
-    calls: list[list[int]] = []
-
-    def double(items: list[int]) -> list[int]:
-        calls.append(items)
-        return [2 * item for item in items]
-
-    together = Together(double)
-    found: list[tuple[int, int]] = []
-    with selectors.DefaultSelector() as poller:
-        hub = Hub(poller)
-        for item in range(3):
-            hub.start(lambda item=item: found.append((item, together(item))))  # type: ignore[misc]
-        assert (calls, found) == ([], [])
-        hub.end_round()
-        assert (calls, found) == ([[0, 1, 2]], [(0, 0), (1, 2), (2, 4)])
-        hub.end_round()
-        assert together(5) == 10
-    assert calls == [[0, 1, 2], [5]]
-
-
-def test_a_bad_item_fails_alone() -> None:
-    """The others of its round get their results."""
-
-    def invert(items: list[int]) -> list[float]:
-        return [1 / item for item in items]
-
-    together = Together(invert)
-    found: list[float | str] = []
-
-    def run(item: int) -> None:
-        try:
-            found.append(together(item))
-        except ZeroDivisionError as exc:
-            found.append(str(exc))
-
-    with selectors.DefaultSelector() as poller:
-        hub = Hub(poller)
-        for item in (1, 0, 4):
-            hub.start(lambda item=item: run(item))  # type: ignore[misc]
-        hub.end_round()
-    assert found == [1.0, "division by zero", 0.25]
-
-
-def test_a_strand_may_bring_more_when_it_goes_on() -> None:
-    """It is done in the same round."""
-    together: Together[int, int] = Together(lambda items: [item + 1 for item in items])
-    found: list[int] = []
-    with selectors.DefaultSelector() as poller:
-        hub = Hub(poller)
-        hub.start(lambda: found.append(together(together(together(0)))))
-        hub.end_round()
-    assert found == [3]

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import selectors
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from handler.errors import ContextLengthError, InvalidRequestError
-from handler.strands import Hub
 from handler.tokenization import LengthRule, TextTokenizer
 from tests.fakes import SPECIAL_AFTER, SPECIAL_BEFORE, VOCABULARY, ByteTokenizer
 
@@ -32,8 +30,21 @@ def test_texts_become_ids_in_order() -> None:
     assert batch.token_count == 7
 
 
-def test_short_texts_of_a_round_are_tokenized_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One call for those with special tokens and one for those without; a long text does not hold the others up."""
+@pytest.mark.parametrize(
+    ("lengths", "calls"),
+    [
+        ([5], [[5]]),
+        ([1_000_000], [[1_000_000]]),
+        ([10, 20, 30], [[10, 20, 30]]),
+        ([16_384, 16_384, 1], [[16_384, 16_384], [1]]),
+        ([1, 40_000, 1, 2], [[1], [40_000], [1, 2]]),
+        ([30_000] * 3, [[30_000]] * 3),
+    ],
+)
+def test_a_large_request_lets_others_work(
+    monkeypatch: pytest.MonkeyPatch, lengths: list[int], calls: list[list[int]]
+) -> None:
+    """It is tokenized in calls of bounded size, for calls wait for each other; the ids are the same, in order."""
     backend = ByteTokenizer()
     tokenizer = TextTokenizer(backend, vocab_size=VOCABULARY)
     whole = backend.encode_batch_fast
@@ -44,21 +55,9 @@ def test_short_texts_of_a_round_are_tokenized_together(monkeypatch: pytest.Monke
         return whole(texts, add_special_tokens=add_special_tokens)
 
     monkeypatch.setattr(backend, "encode_batch_fast", encode_batch_fast)
-    found: dict[str, list[list[int]]] = {}
-    with selectors.DefaultSelector() as poller:
-        hub = Hub(poller)
-
-        def run(text: str, *, special: bool) -> None:
-            batch = tokenizer.encode_texts([text], LengthRule(10_000), add_special_tokens=special)
-            found[text] = batch.token_ids
-
-        for text in ("a", "b" * 2000, "c" * 2001):
-            hub.start(lambda text=text: run(text, special=True))  # type: ignore[misc]
-        hub.start(lambda: run("bare", special=False))
-        assert found == {"c" * 2001: [ids("c" * 2001)]}
-        hub.end_round()
-    assert sorted(seen) == [[1, 2000], [4], [2001]]
-    assert found == {text: [ids(text)] for text in ("a", "b" * 2000, "c" * 2001)} | {"bare": [ids("bare")[1:-1]]}
+    texts = [chr(ord("a") + index) * length for index, length in enumerate(lengths)]
+    assert tokenizer.encode_texts(texts, LengthRule(2_000_000)).token_ids == [ids(text) for text in texts]
+    assert seen == calls
 
 
 def test_special_tokens_can_be_left_out() -> None:

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -132,6 +133,26 @@ def test_huge_but_allowed_bodies(minilm: Server, what: str, record_property: Rec
     waited_ms = 1000 * max(waits)
     figure = f"{status} after {seconds:.2f} s, at most {growth():.0f} MB; /health meanwhile {waited_ms:.0f} ms at most"
     record_property("figure", figure)
+
+
+def test_short_requests_go_between_the_pieces_of_a_large_one(minilm: Server, record_property: Record) -> None:
+    """While one of 16 MB is tokenized, on all cores, none of those with a few short texts waits for the end of it."""
+    text = "some words of a text that is too long " * 220
+    large = json.dumps({"input": [text] * 2000}).encode()
+    waits: list[float] = []
+    with ThreadPoolExecutor(1) as executor:
+        begin = time.monotonic()
+        answer = executor.submit(post, minilm, large)
+        while not answer.done():
+            sent = time.monotonic()
+            assert minilm.embed(input=["a short text", "another", "a third"]).status_code == 200
+            waits.append(time.monotonic() - sent)
+        seconds = time.monotonic() - begin
+    assert answer.result().status_code == 400
+    assert "tokens, this model takes at most" in answer.result().text
+    assert max(waits) < seconds / 2
+    record_property("what", f"{len(large) / 1e6:.0f} MB of texts, and short requests meanwhile")
+    record_property("figure", f"400 after {seconds:.2f} s; {len(waits)} short ones, {1000 * max(waits):.0f} ms at most")
 
 
 @pytest.mark.parametrize("how", ["Content-Length", "chunked"])
