@@ -52,17 +52,9 @@ CUDA_ONLY = [
 KEPT_GPU_ONLY = {"triton"}
 # In no lock: vLLM asks whether they can be found before it imports them.
 ABSENT = {"deep_ep", "modelscope", "mori", "nixl_ep", "torchao", "vllm_xpu_kernels"}
-
-
-def normal(name: str) -> str:
-    """Write a distribution's name as the index does."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 # Runs vLLM's own warm-up of a GPU worker, and what draws its tokens, on a CPU that says that it is a Hopper GPU. The
 # worker is made up: what its calls would launch needs a GPU, what they import does not.
 AS_ON_A_GPU = """
-import sys
 from unittest.mock import MagicMock, patch
 
 from handler.settings import Settings, prepare_process
@@ -99,6 +91,11 @@ with patch.multiple(type(current_platform), **hopper):
         kernel_warmup(worker)
         assert worker.model_runner.jit_warmup_registry.warmup.called
 """
+
+
+def normal(name: str) -> str:
+    """Write a distribution's name as the index does."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @pytest.fixture(scope="module")
