@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from gunicorn.errors import HaltServer
 
 from handler.errors import StartError
-from handler.logs import logging_config
+from handler.logs import leave_out_callers, logging_config
 from handler.settings import Settings, prepare_process, wanted_log_format
 from handler.worker import SPARE_THREADS
 
@@ -31,6 +31,7 @@ except StartError as problem:  # gunicorn has not set up its log yet; alarms loo
         logging.getLogger(__name__).error("start_failed", extra={"reason": line})  # noqa: TRY400 - a trace tells nothing more
     sys.exit(StartError.exit_code)
 _cache_problem = prepare_process(_settings)
+leave_out_callers()
 
 bind = f"0.0.0.0:{_settings.port}"
 workers = 1  # one engine per container; the platform clones containers

@@ -20,11 +20,12 @@ from concurrent.futures import Future
 from io import BytesIO
 from typing import Any
 
+from gunicorn import util
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
-from handler.connections import ClientSocket, Connection
+from handler.connections import ClientSocket, Connection, http_date
 from handler.errors import HeadTooLargeError, InternalError, InvalidRequestError, OverloadedError, ServiceError
 from handler.incoming import Incoming, raise_descriptor_limit
 from handler.lifecycle import Lifecycle
@@ -211,6 +212,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         raise_descriptor_limit()
         # gunicorn asks for some twenty settings in each request, and a method of it looks each up; attributes are free.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
+        util.http_date = http_date
         self._addresses = {listener: listener.getsockname() for listener in self.sockets}
         self._lull: Lull = self.wsgi.extensions.get("lull") or Lull()
         self._ledger = Ledger(self.wsgi.extensions.get("refused"))

@@ -7,6 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 import httpx
 import pytest
@@ -70,6 +72,17 @@ def test_a_kept_alive_connection(server: Server) -> None:
     with httpx.Client() as client:
         for size in (0, 1, 100_000, LIMIT_BYTES, 7):
             assert client.post(server.url, content=b"x" * size).text == str(size)
+
+
+def test_each_answer_has_its_own_date(server: Server) -> None:
+    """It is written once a second, not once for all."""
+    dates = []
+    for _ in range(2):
+        now = datetime.now(UTC).replace(microsecond=0)
+        dates.append(parsedate_to_datetime(httpx.get(f"{server.url}/health").headers["date"]))
+        assert now <= dates[-1] <= now + timedelta(seconds=2)
+        time.sleep(1.1)
+    assert dates[0] < dates[1]
 
 
 def test_a_chunked_body(server: Server) -> None:
