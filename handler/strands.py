@@ -148,8 +148,9 @@ class Hub:
             os.eventfd_write(self._bell, 1)
 
     def wait_bell(self, timeout_s: float) -> None:
-        """Look at nothing else until the bell rings, at most *timeout_s*."""
-        self._bell_alone.poll(1000 * timeout_s)
+        """Look at nothing else until the bell rings, at most *timeout_s*; go on with whom it rings for."""
+        if self._bell_alone.poll(1000 * timeout_s):
+            self._on_bell(self._bell)
 
     def sleep_s(self, longest_s: float) -> float:
         """How long the loop may sleep."""

@@ -43,7 +43,7 @@ _SILENT_LINGER_S = 0.5  # in a drain, for the first byte on a new connection
 _NOTIFY_S = 1.0
 _PATIENCE_S = 1.0  # a connection younger than that is about to send its request
 _SHEDDING_PAUSE_S = 0.015  # while requests are refused for want of a slot, unless the engine finishes one before
-_MOST_ACCEPTED = 64  # connections in one round of the main loop
+_ACCEPT_S = 0.01  # the longest that connections are accepted in one round of the main loop
 _NO_ROOM_S = 0.05  # until accepting is tried again where the system has refused
 
 
@@ -62,6 +62,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._embedding = 0  # requests for embeddings that are with threads
         self._notified = 0.0
         self._shedding = False  # in this round of the main loop
+        self._more_wait = False  # in the backlog, after this round
         self._accept_from = 0.0  # when the system, having refused a connection, is asked again
 
     @property
@@ -70,9 +71,11 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         return lifecycle
 
     def accept(self, listener: socket.socket) -> None:
-        """Accept who waits in the backlog, as many as there is room for in one round."""
-        for _ in range(min(_MOST_ACCEPTED, self.worker_connections - self.nr_conns)):
-            if not self._accept_one(listener):
+        """Accept who waits in the backlog, as many as there is room and time for in one round."""
+        end = time.monotonic() + _ACCEPT_S
+        while self.nr_conns < self.worker_connections and self._accept_one(listener):
+            if time.monotonic() > end:
+                self._more_wait = True
                 return
 
     def _accept_one(self, listener: socket.socket) -> bool:
@@ -234,13 +237,14 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self.notify()
         refused = self._accept_from > time.monotonic()
         self.set_accept_enabled(self.nr_conns < self.worker_connections and not refused)
-        self._shedding = False
+        self._shedding = self._more_wait = False
         self.wait_for_and_dispatch_events(timeout=self._hub.sleep_s(_NO_ROOM_S if refused else timeout_s))
         self._expire()
-        if self._shedding:  # more comes at once; taken together it costs the engine fewer interruptions
-            self._hub.wait_bell(_SHEDDING_PAUSE_S)
         if self.nr_conns >= self.worker_connections or self._accept_from > time.monotonic():
             self._make_room()
+        elif self._shedding and not self._more_wait and self._busy() is not None:
+            # More comes at once; taken together it costs the engine fewer interruptions.
+            self._hub.wait_bell(_SHEDDING_PAUSE_S)
 
     def _expire(self) -> None:
         """End what has had its time."""
