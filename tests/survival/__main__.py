@@ -7,9 +7,11 @@ import sys
 import time
 
 from tests.survival.faults import faults
-from tests.survival.overload import overload
+from tests.survival.overload import overload, overload_elsewhere
 from tests.survival.report import table
 from tests.survival.soak import soak
+
+_ELSEWHERE_S = 10.0
 
 
 def main() -> None:
@@ -30,6 +32,7 @@ def main() -> None:
             least_of_random=arguments.goodput_random,
             health_s=arguments.health_ms / 1000,
         )
+        rows += overload_elsewhere(_ELSEWHERE_S)
     if arguments.soak:
         rows += soak(arguments.soak)
     if not arguments.no_faults:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from statistics import fmean
 
 import numpy as np
@@ -18,6 +19,7 @@ GROWTH = 0.05  # of memory, second to last quarter
 _CAPACITY_S = 10.0
 _LEVELS = (16, 32, 60)  # clients of the closed loop; four fewer than slots, so that none is refused
 _SHARES = (0.6, 0.75, 0.9, 1.2)  # of what those get at most, offered at random times
+_ELSEWHERE_TIMES = (1.5, 3, 4)  # the last brings more connections than the backlog holds, should they wait there
 
 
 def overload(seconds: float, *, least: float, least_of_random: float, health_s: float) -> list[Row]:
@@ -61,6 +63,31 @@ def overload(seconds: float, *, least: float, least_of_random: float, health_s: 
         _health(answers, late, health_s),
         _memory(watch),
     ]
+
+
+def overload_elsewhere(seconds: float) -> list[Row]:
+    """Offer several times the peak where the engine leaves the cores to the server; each for *seconds*.
+
+    Requests come and go ten times as fast as with a model on these cores, as they do beside a GPU. That every one of
+    them is answered is asked; how many with vectors is told.
+    """
+    context = multiprocessing.get_context("spawn")
+    with Server(module="tests.survival.waiting_engine") as server, ProcessPoolExecutor(2, mp_context=context) as pool:
+        server.wait_ready()
+        closed = partial(closed_loop, server.port, clients=60, seed=60)
+        pool.submit(closed, seconds=3).result()  # warms up
+        peak = pool.submit(closed, seconds=seconds).result().goodput
+        rows = []
+        for times in _ELSEWHERE_TIMES:
+            probe = pool.submit(probe_health, server.port, seconds=seconds)
+            outcome = pool.submit(open_loop, server.port, rate=times * peak, seconds=seconds, seed=9).result()
+            late_ms = 1000 * np.quantile(probe.result()[0], 0.99)
+            share = f"{outcome.goodput:.0f}/s answered 200, {outcome.goodput / peak:.0%} of {peak:.0f}/s"
+            lives = server.process.poll() is None and server.embed(input="still here").status_code == 200
+            what = f"overload of an engine that takes no core: {outcome.sent / seconds:.0f} requests/s offered"
+            seen = f"{_told(outcome)}; {share}; /health p99 {late_ms:.1f} ms"
+            rows.append(Row(what, seen, lives and set(outcome.statuses) <= {"200", "429", "503"}))
+    return rows
 
 
 def _told(outcome: Outcome) -> str:
