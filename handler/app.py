@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 from handler import __version__
 from handler.access import Access
 from handler.application import Application, read_body
+from handler.direct import FAILED, ROUTES, DirectEmbeddings, Embed, answer_headers
 from handler.encoding import Encoder, Wire, encode_response
 from handler.errors import (
     AuthenticationError,
@@ -25,25 +25,21 @@ from handler.errors import (
     RouteNotFoundError,
     ServiceError,
 )
-from handler.finished import Finished, Watch
+from handler.finished import Watch
 from handler.inquiry import Inquiry
 from handler.lifecycle import Lifecycle, State
 from handler.listings import Listings, ModelCard
-from handler.logs import current_request, new_request_id, where
+from handler.logs import where
 from handler.metrics import Metrics
 from handler.pages import add_pages
 from handler.pharia_routes import add_pharia_routes, speaks_pharia
 from handler.protocol import EmbeddingRequest, parse_request
+from handler.request_log import ANSWER, ERROR, RECEIVED, REQUEST_ID, RequestLog, begin
 from handler.service import Answer, EmbeddingService, LoadedModel
 
 log = logging.getLogger(__name__)
 
-_REQUEST_ID = "embed.request_id"  # keys of the WSGI environ, which lives exactly as long as one request
-_RECEIVED = "embed.received"
-_ANSWER = "embed.answer"
-_ERROR = "embed.error"
-_PROBES = {"health", "ready", "ping", "metrics"}  # asked every few seconds; logged at DEBUG only
-_TIMED = ("queue", "tokenize", "engine", "encode")
+_PROBES = {"health", "ready", "ping", "metrics"}
 _PING_STATUS = {State.READY: 200, State.STARTING: 204}  # RunPod's words for ready and initializing; 503 is unhealthy
 
 
@@ -65,30 +61,43 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a field of Flask's default provider
     listings = Listings(card, service.rules, lambda: lifecycle.model)
     respond = partial(_respond, service)
-    _add_embeddings(app, service, access)
+    request_log = RequestLog(metrics, watches)
+    embed = partial(_embed, service, access)
+    _add_embeddings(app, embed)
     _add_models(app, service, listings)
     add_pharia_routes(app, service, access, listings=listings, respond=respond)
     _add_probes(app, service, lifecycle)
     add_pages(app, service.rules, access, metrics=metrics, need_key=pages_need_key)
     _add_errors(app)
-    _add_request_log(app, metrics, watches)
+    _add_request_log(app, request_log)
     if cors_allow_origins:
         from flask_cors import CORS  # noqa: PLC0415 - only where browsers are let in
 
         CORS(app, origins=list(cors_allow_origins), expose_headers=["x-request-id", "server-timing", "retry-after"])
-    app.extensions["sheds"] = not cors_allow_origins  # the worker's own answers have no CORS headers
+    else:  # what does not come from Flask has no CORS headers
+        app.wsgi_app = DirectEmbeddings(app.wsgi_app, embed, request_log, max_body_bytes=max_body_bytes)  # type: ignore[method-assign]  # as Flask's documentation wraps it
+    app.extensions["sheds"] = not cors_allow_origins  # nor have the worker's own answers
     return app
 
 
-def _add_embeddings(app: Flask, service: EmbeddingService, access: Access) -> None:
-    @app.post("/v1/embeddings")
-    @app.post("/embeddings")
-    @app.post("/invocations")  # SageMaker's one route
+def _add_embeddings(app: Flask, embed: Embed) -> None:
     def embeddings() -> Response:
-        access.check(request.headers.get("Authorization"))
-        asked = parse_request(read_body())
-        encode = partial(encode_response, wire=_wire(asked), model=service.rules.names[0])
-        return _respond(service, asked.inquiry(), encode)
+        environ = request.environ
+        if (failed := environ.get(FAILED)) is not None:
+            raise failed
+        environ[ANSWER] = answer = embed(environ, read_body)
+        return _response(answer)
+
+    for route in ROUTES:
+        app.add_url_rule(route, endpoint="embeddings", view_func=embeddings, methods=["POST"])
+
+
+def _embed(service: EmbeddingService, access: Access, environ: dict[str, Any], read: Callable[[], bytes]) -> Answer:
+    """Embed what *read* returns, for whoever may ask."""
+    access.check(environ.get("HTTP_AUTHORIZATION"))
+    asked = parse_request(read())
+    encode = partial(encode_response, wire=_wire(asked), model=service.rules.names[0])
+    return service.embed(asked.inquiry(), encode, received=environ[RECEIVED])
 
 
 def _wire(asked: EmbeddingRequest) -> Wire:
@@ -102,10 +111,12 @@ def _wire(asked: EmbeddingRequest) -> Wire:
 def _respond(service: EmbeddingService, inquiry: Inquiry, encode: Encoder) -> Response:
     """Embed and answer, whatever the wire format; the request log finds the answer in the environ."""
     environ = request.environ
-    environ[_ANSWER] = answer = service.embed(inquiry, encode, received=environ[_RECEIVED])
-    response = Response(answer.body.content, mimetype=answer.body.mimetype, headers=answer.body.headers)
-    response.headers["Server-Timing"] = ", ".join([f"{name};dur={answer.stages_ms[name]}" for name in _TIMED])
-    return response
+    environ[ANSWER] = answer = service.embed(inquiry, encode, received=environ[RECEIVED])
+    return _response(answer)
+
+
+def _response(answer: Answer) -> Response:
+    return Response(answer.body.content, headers=answer_headers(answer))
 
 
 def _add_models(app: Flask, service: EmbeddingService, listings: Listings) -> None:
@@ -159,7 +170,7 @@ def _add_errors(app: Flask) -> None:
     @app.errorhandler(ServiceError)
     def service_error(error: ServiceError) -> Response:
         response = _pharia_error(error) if speaks_pharia(request.path) else _openai_error(error)
-        request.environ[_ERROR] = error.code or error.type
+        request.environ[ERROR] = error.code or error.type
         if error.retry_after is not None:
             response.headers["Retry-After"] = str(error.retry_after)
         if isinstance(error, AuthenticationError):
@@ -205,47 +216,19 @@ def _translated(error: HTTPException) -> ServiceError:
     return InternalError("something broke on our side; the log has the details")
 
 
-def _add_request_log(app: Flask, metrics: Metrics, watches: tuple[Watch, ...]) -> None:
+def _add_request_log(app: Flask, request_log: RequestLog) -> None:
     @app.before_request
-    def begin() -> None:
-        environ = request.environ
-        environ[_RECEIVED] = time.monotonic()
-        environ[_REQUEST_ID] = _request_id(environ.get("HTTP_X_REQUEST_ID"))
-        current_request.set(environ[_REQUEST_ID])
+    def start() -> None:
+        begin(request.environ)
 
     @app.after_request
     def finish(response: Response) -> Response:
         environ, rule = request.environ, request.url_rule
-        response.headers["x-request-id"] = environ[_REQUEST_ID]
-        answer: Answer | None = environ.get(_ANSWER)
-        error: str | None = environ.get(_ERROR)
-        route = rule.rule if rule else "unknown"  # the pattern, never the client's path
-        probed = rule is not None and rule.endpoint in _PROBES
-        seconds = time.monotonic() - environ[_RECEIVED]
-        fields: dict[str, Any] = {
-            "request_id": environ[_REQUEST_ID],
-            "method": environ["REQUEST_METHOD"],
-            "route": route,
-            "status": response.status_code,
-            "total_ms": round(1000 * seconds, 3),
-        }
-        metrics.answered(route=route, status=response.status_code, seconds=seconds, reason=error)
-        if answer is not None:
-            metrics.embedded(inputs=answer.inputs, tokens=answer.tokens, stages_ms=answer.stages_ms)
-            fields |= {"inputs": answer.inputs, "tokens": answer.tokens, "stages_ms": answer.stages_ms}
-        if error is not None:
-            fields["error"] = error
-        if watches and not probed:
-            finished = Finished.of(fields, request.headers.get)
-            for watch in watches:
-                fields |= watch(finished)
-        emit: Callable[..., None] = log.debug if probed else log.info
-        emit("request", extra=fields)
+        response.headers["x-request-id"] = environ[REQUEST_ID]
+        request_log.finish(
+            environ,
+            route=rule.rule if rule else "unknown",
+            status=response.status_code,
+            probed=rule is not None and rule.endpoint in _PROBES,
+        )
         return response
-
-
-def _request_id(sent: str | None) -> str:
-    """Keep the client's id where it is printable ASCII of at most 128 characters, else make one."""
-    if sent and len(sent) <= 128 and sent.isascii() and sent.isprintable():  # noqa: PLR2004 - said in the docstring
-        return sent
-    return new_request_id()

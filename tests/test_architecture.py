@@ -54,9 +54,11 @@ ALLOWED: dict[str, set[str]] = {
     "operations": {"answers", "pharia", "protocol"},
     "openapi": {"answers", "errors", "operations", "service"},
     "pages": {"access", "metrics", "openapi", "service"},
+    "request_log": {"finished", "logs", "metrics", "service"},
+    "direct": {"request_log", "service"},
     "app": {
-        *("access", "application", "encoding", "errors", "finished", "inquiry", "lifecycle", "listings", "logs"),
-        *("metrics", "pages", "pharia_routes", "protocol", "service"),
+        *("access", "application", "direct", "encoding", "errors", "finished", "inquiry", "lifecycle", "listings"),
+        *("logs", "metrics", "pages", "pharia_routes", "protocol", "request_log", "service"),
     },
     "cold_start": {
         *("caches", "encoding", "engine", "errors", "lifecycle", "model_folder", "prompts", "service", "settings"),
