@@ -83,8 +83,8 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
 def _add_embeddings(app: Flask, embed: Embed) -> None:
     def embeddings() -> Response:
         environ = request.environ
-        if (failed := environ.get(FAILED)) is not None:
-            raise failed
+        if FAILED in environ:
+            raise environ.pop(FAILED)  # popped, and in no variable: it must not hold what holds it
         environ[ANSWER] = answer = embed(environ, read_body)
         return _response(answer)
 

@@ -43,12 +43,12 @@ class DirectEmbeddings:
         route = environ["PATH_INFO"]
         if route not in ROUTES or environ["REQUEST_METHOD"] != "POST":
             return self._behind(environ, start_response)
-        length = int(environ.get("CONTENT_LENGTH") or -1)
-        if not 0 <= length <= self._max_body_bytes:
+        length = environ.get("CONTENT_LENGTH") or ""
+        if not length.isdecimal() or int(length) > self._max_body_bytes:
             return self._behind(environ, start_response)
         begin(environ)
         try:
-            environ[ANSWER] = answer = self._embed(environ, partial(environ["wsgi.input"].read, length))
+            environ[ANSWER] = answer = self._embed(environ, partial(environ["wsgi.input"].read, int(length)))
         except Exception as error:  # noqa: BLE001 - Flask has an answer to each
             environ[FAILED] = error
             return self._behind(environ, start_response)

@@ -129,6 +129,18 @@ class Running:
         answer.raise_for_status()
         return [item["embedding"] for item in answer.json()["data"]]
 
+    def finish_leftovers(self) -> None:
+        """Wait until the server has embedded once more, behind whatever a load has left in it."""
+        while True:
+            try:
+                self.embed([TEXT])
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code != httpx.codes.TOO_MANY_REQUESTS:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
+
     def first_embedding(self) -> tuple[float, list[float]]:
         """Wait for the first embedding; return the seconds from the process' start, and the vector.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from tests.bench.contenders import TEXT, Contender, Running
+from tests.bench.contenders import Contender, Running
 from tests.bench.wrk import Load, drive
 
 ONE = ((1, 16),)
@@ -41,8 +41,7 @@ def measure(
         assert cosine >= 0.999, f"{contender.name} embeds something else: cosine {cosine}"
         drive(server.url, loads[0], seconds=2, seed=round_number * 100)
         for number, load in enumerate(loads, 1):
-            # wrk leaves requests behind when its time is up. A server that goes on with them answers this after them.
-            server.embed([TEXT])
+            server.finish_leftovers()  # wrk leaves requests behind when its time is up
             time.sleep(1)
             before = server.cpu_s()
             duration = seconds * load.longer

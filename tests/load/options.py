@@ -24,8 +24,8 @@ class Options:
     p99_ms: float = 500.0
     min_goodput: float = 0.9  # past saturation, as a share of the peak
     min_overload: float = OVERLOAD  # the offered load past saturation that a run must reach
-    step_s: float = 10.0  # each step of the ramp
-    hold_s: float = 20.0  # the peak, and the overload
+    step_s: float = 20.0  # each step of the ramp
+    hold_s: float = 40.0  # the peak, and the overload
     soak_s: float = 600.0
     users: int = 10  # of the first step, or of the soak
     max_users: int = 1500
