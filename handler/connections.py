@@ -28,8 +28,6 @@ _MOST_PARTS = 64  # of an answer, in one system call
 _STATUS_LINE = b"HTTP/1."
 _BANNER = b"Server: %b\r\n" % SERVER.encode()  # gunicorn has no setting for it
 _NO_SNIFFING = b"X-Content-Type-Options: nosniff\r\n"  # of every answer
-
-
 _imf_fixdate = lru_cache(maxsize=1)(partial(formatdate, usegmt=True))  # by the second, the unit of RFC 9110's dates
 
 

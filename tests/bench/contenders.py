@@ -130,14 +130,19 @@ class Running:
         return [item["embedding"] for item in answer.json()["data"]]
 
     def finish_leftovers(self) -> None:
-        """Wait until the server has embedded once more, behind whatever a load has left in it."""
+        """Wait until the server has embedded once more, behind whatever a load has left in it.
+
+        Raises:
+            httpx.HTTPStatusError: it answers with another error than 429, or with that for too long.
+        """
+        end = time.monotonic() + TIMEOUT_S
         while True:
             try:
                 self.embed([TEXT])
             except httpx.HTTPStatusError as error:
-                if error.response.status_code != httpx.codes.TOO_MANY_REQUESTS:
+                if error.response.status_code != httpx.codes.TOO_MANY_REQUESTS or time.monotonic() > end:
                     raise
-                time.sleep(0.1)
+                time.sleep(_POLL_S)
             else:
                 return
 

@@ -11,8 +11,6 @@ from tests.survival.overload import overload, overload_elsewhere
 from tests.survival.report import table
 from tests.survival.soak import soak
 
-_ELSEWHERE_S = 10.0
-
 
 def main() -> None:
     """Run faults, soak and overload; a duration of 0 leaves one out."""
@@ -32,7 +30,7 @@ def main() -> None:
             least_of_random=arguments.goodput_random,
             health_s=arguments.health_ms / 1000,
         )
-        rows += overload_elsewhere(_ELSEWHERE_S)
+        rows += overload_elsewhere()
     if arguments.soak:
         rows += soak(arguments.soak)
     if not arguments.no_faults:
