@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 from handler import __version__
 from handler.access import Access
 from handler.application import Application, read_body
-from handler.direct import FAILED, ROUTES, DirectEmbeddings, Embed, answer_headers
+from handler.direct import FAILED, DirectEmbeddings, Embed, answer_headers
 from handler.encoding import Encoder, Wire, encode_response
 from handler.errors import (
     AuthenticationError,
@@ -32,13 +32,14 @@ from handler.listings import Listings, ModelCard
 from handler.logs import where
 from handler.metrics import Metrics
 from handler.pages import add_pages
-from handler.pharia_routes import add_pharia_routes, speaks_pharia
+from handler.pharia_routes import ReadRequest, add_pharia_routes, pharia_embeddings, speaks_pharia
 from handler.protocol import EmbeddingRequest, parse_request
 from handler.request_log import ANSWER, ERROR, RECEIVED, REQUEST_ID, RequestLog, begin
 from handler.service import Answer, EmbeddingService, LoadedModel
 
 log = logging.getLogger(__name__)
 
+_OPENAI_ROUTES = ("/v1/embeddings", "/embeddings", "/invocations")  # the last is SageMaker's one route
 _PROBES = {"health", "ready", "ping", "metrics"}
 _PING_STATUS = {State.READY: 200, State.STARTING: 204}  # RunPod's words for ready and initializing; 503 is unhealthy
 
@@ -60,12 +61,13 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
     app.config["MAX_CONTENT_LENGTH"] = max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a field of Flask's default provider
     listings = Listings(card, service.rules, lambda: lifecycle.model)
-    respond = partial(_respond, service)
     request_log = RequestLog(metrics, watches)
-    embed = partial(_embed, service, access)
-    _add_embeddings(app, embed)
+    read = partial(_read, service.rules.names[0])
+    readers: dict[str, ReadRequest] = {**dict.fromkeys(_OPENAI_ROUTES, read), **pharia_embeddings(listings)}
+    embeds: dict[str, Embed] = {route: partial(_embed, service, access, reader) for route, reader in readers.items()}
+    _add_embeddings(app, embeds)
     _add_models(app, service, listings)
-    add_pharia_routes(app, service, access, listings=listings, respond=respond)
+    add_pharia_routes(app, service, access, listings=listings)
     _add_probes(app, service, lifecycle)
     add_pages(app, service.rules, access, metrics=metrics, need_key=pages_need_key)
     _add_errors(app)
@@ -75,29 +77,40 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
 
         CORS(app, origins=list(cors_allow_origins), expose_headers=["x-request-id", "server-timing", "retry-after"])
     else:  # what does not come from Flask has no CORS headers
-        app.wsgi_app = DirectEmbeddings(app.wsgi_app, embed, request_log, max_body_bytes=max_body_bytes)  # type: ignore[method-assign]  # as Flask's documentation wraps it
+        app.wsgi_app = DirectEmbeddings(app.wsgi_app, embeds, request_log, max_body_bytes=max_body_bytes)  # type: ignore[method-assign]  # as Flask's documentation wraps it
     app.extensions["sheds"] = not cors_allow_origins  # nor have the worker's own answers
     return app
 
 
-def _add_embeddings(app: Flask, embed: Embed) -> None:
-    def embeddings() -> Response:
+def _add_embeddings(app: Flask, embeds: Mapping[str, Embed]) -> None:
+    def view(embed: Embed) -> Response:
         environ = request.environ
         if FAILED in environ:
             raise environ.pop(FAILED)  # popped, and in no variable: it must not hold what holds it
         environ[ANSWER] = answer = embed(environ, read_body)
-        return _response(answer)
+        return Response(answer.body.content, headers=answer_headers(answer))
 
-    for route in ROUTES:
-        app.add_url_rule(route, endpoint="embeddings", view_func=embeddings, methods=["POST"])
+    for route, embed in embeds.items():
+        app.add_url_rule(route, endpoint=route, view_func=partial(view, embed), methods=["POST"])
 
 
-def _embed(service: EmbeddingService, access: Access, environ: dict[str, Any], read: Callable[[], bytes]) -> Answer:
+def _embed(
+    service: EmbeddingService,
+    access: Access,
+    read_request: ReadRequest,
+    environ: dict[str, Any],
+    read: Callable[[], bytes],
+) -> Answer:
     """Embed what *read* returns, for whoever may ask."""
     access.check(environ.get("HTTP_AUTHORIZATION"))
-    asked = parse_request(read())
-    encode = partial(encode_response, wire=_wire(asked), model=service.rules.names[0])
-    return service.embed(asked.inquiry(), encode, received=environ[RECEIVED])
+    inquiry, encode = read_request(read())
+    return service.embed(inquiry, encode, received=environ[RECEIVED])
+
+
+def _read(model: str, body: bytes) -> tuple[Inquiry, Encoder]:
+    """Read a request in OpenAI's format; *model* is named in the answer."""
+    asked = parse_request(body)
+    return asked.inquiry(), partial(encode_response, wire=_wire(asked), model=model)
 
 
 def _wire(asked: EmbeddingRequest) -> Wire:
@@ -106,17 +119,6 @@ def _wire(asked: EmbeddingRequest) -> Wire:
         embed_dtype=asked.embed_dtype or "float32",
         endianness=asked.endianness or "native",
     )
-
-
-def _respond(service: EmbeddingService, inquiry: Inquiry, encode: Encoder) -> Response:
-    """Embed and answer, whatever the wire format; the request log finds the answer in the environ."""
-    environ = request.environ
-    environ[ANSWER] = answer = service.embed(inquiry, encode, received=environ[RECEIVED])
-    return _response(answer)
-
-
-def _response(answer: Answer) -> Response:
-    return Response(answer.body.content, headers=answer_headers(answer))
 
 
 def _add_models(app: Flask, service: EmbeddingService, listings: Listings) -> None:

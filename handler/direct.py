@@ -6,14 +6,13 @@ goes past them: whatever goes wrong is handed to Flask, which answers it as on a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from handler.request_log import ANSWER, REQUEST_ID, RequestLog, begin
 from handler.service import Answer
 
-ROUTES = ("/v1/embeddings", "/embeddings", "/invocations")  # the last is SageMaker's one route
 FAILED = "embed.failed"  # key of the environ: the exception that Flask is to answer
 _TIMED = ("queue", "tokenize", "engine", "encode")
 
@@ -31,24 +30,27 @@ def answer_headers(answer: Answer) -> list[tuple[str, str]]:
 class DirectEmbeddings:
     """WSGI middleware in front of Flask's application."""
 
-    def __init__(self, behind: Wsgi, embed: Embed, request_log: RequestLog, *, max_body_bytes: int) -> None:
-        """Answer by *embed*, which gets the environ and reads the body; *behind* gets everything else."""
+    def __init__(
+        self, behind: Wsgi, embeds: Mapping[str, Embed], request_log: RequestLog, *, max_body_bytes: int
+    ) -> None:
+        """Answer each route by its own of *embeds*, which reads the body; *behind* gets everything else."""
         self._behind = behind
-        self._embed = embed
+        self._embeds = embeds
         self._request_log = request_log
         self._max_body_bytes = max_body_bytes
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         """Answer one request."""
         route = environ["PATH_INFO"]
-        if route not in ROUTES or environ["REQUEST_METHOD"] != "POST":
+        embed = self._embeds.get(route)
+        if embed is None or environ["REQUEST_METHOD"] != "POST":
             return self._behind(environ, start_response)
         length = environ.get("CONTENT_LENGTH") or ""
         if not length.isdecimal() or int(length) > self._max_body_bytes:
             return self._behind(environ, start_response)
         begin(environ)
         try:
-            environ[ANSWER] = answer = self._embed(environ, partial(environ["wsgi.input"].read, int(length)))
+            environ[ANSWER] = answer = embed(environ, partial(environ["wsgi.input"].read, int(length)))
         except Exception as error:  # noqa: BLE001 - Flask has an answer to each
             environ[FAILED] = error
             return self._behind(environ, start_response)

@@ -23,7 +23,7 @@ _PATHS = {
     *("models_available", "model-settings", "version"),
     *("embed", "complete", "evaluate", "explain"),
 }
-Respond = Callable[[Inquiry, Encoder], Response]
+ReadRequest = Callable[[bytes], tuple[Inquiry, Encoder]]  # from a body to what is asked for, and in which wire format
 
 
 def speaks_pharia(path: str) -> bool:
@@ -32,17 +32,25 @@ def speaks_pharia(path: str) -> bool:
     return steps[0] in _PATHS or (steps[0] == "models" and steps[2:] != [] and steps[-1] == "tokenizer")
 
 
-def add_pharia_routes(
-    app: Flask, service: EmbeddingService, access: Access, *, listings: Listings, respond: Respond
-) -> None:
-    """Add every route; *respond* embeds and answers, as it does for OpenAI's."""
+def pharia_embeddings(listings: Listings) -> dict[str, ReadRequest]:
+    """Return for each path that embeds how its requests are read."""
+    readers: dict[str, ReadRequest] = {}
     for path, wire, encode in (
         ("/semantic_embed", pharia.SemanticRequest, pharia.encode_one),
         ("/batch_semantic_embed", pharia.BatchSemanticRequest, pharia.encode_batch),
         ("/instructable_embed", pharia.InstructableRequest, pharia.encode_one),
     ):
-        encoder = partial(encode, model_version=listings.model_version)
-        _add(app, path, partial(_embed, access, respond, wire, encoder), method="POST")
+        read = partial(_read, wire, partial(encode, model_version=listings.model_version))
+        readers |= {path: read, f"/v1{path}": read}
+    return readers
+
+
+def _read(wire: type[Any], encode: Encoder, body: bytes) -> tuple[Inquiry, Encoder]:
+    return parse_body(body, wire).inquiry(), encode
+
+
+def add_pharia_routes(app: Flask, service: EmbeddingService, access: Access, *, listings: Listings) -> None:
+    """Add every route that does not embed."""
     _add_tokenizer(app, service, access)
     _add(app, "/models_available", lambda: jsonify(listings.pharia_available()))
     _add(app, "/model-settings", lambda: jsonify(listings.pharia_settings()))
@@ -52,11 +60,6 @@ def add_pharia_routes(
 def _add(app: Flask, path: str, view: Callable[..., Response], *, method: str = "GET") -> None:
     for prefix in ("", "/v1"):
         app.add_url_rule(prefix + path, endpoint=path, view_func=view, methods=[method])
-
-
-def _embed(access: Access, respond: Respond, wire: type[Any], encode: Encoder) -> Response:
-    access.check(request.headers.get("Authorization"))
-    return respond(parse_body(read_body(), wire).inquiry(), encode)
 
 
 def _add_tokenizer(app: Flask, service: EmbeddingService, access: Access) -> None:

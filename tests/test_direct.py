@@ -7,7 +7,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from handler.direct import ROUTES, answer_headers
+from handler.direct import answer_headers
 from tests.fake_app import build
 
 _CHANGING = {"server-timing", "x-request-id"}
@@ -25,7 +25,7 @@ def headers(response: TestResponse) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("encoding_format", ["float", "base64", "bytes", "bytes_only"])
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", ["/v1/embeddings", "/embeddings", "/invocations"])
 def test_both_ways_answer_alike(encoding_format: str, route: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same head and body, whatever the wire format."""
     monkeypatch.setattr("handler.encoding.os.urandom", bytes)
@@ -35,6 +35,17 @@ def test_both_ways_answer_alike(encoding_format: str, route: str, monkeypatch: p
     assert direct.status_code == flask.status_code == 200
     assert headers(direct) == headers(flask)
     assert direct.data == flask.data
+
+
+@pytest.mark.parametrize("route", ["/semantic_embed", "/v1/semantic_embed"])
+def test_both_ways_speak_pharia(route: str) -> None:
+    """PhariaInference's routes that embed take them too, and its errors."""
+    asked = {"prompt": "a", "representation": "query"}
+    for body, status in ((asked, 200), ({"prompt": 1}, 400)):
+        direct, flask = (client.post(route, json=body) for client in (build(), by_flask(build())))
+        assert direct.status_code == flask.status_code == status
+        assert headers(direct) == headers(flask)
+        assert direct.data == flask.data
 
 
 def test_flask_is_not_asked_for_what_can_be_answered(monkeypatch: pytest.MonkeyPatch) -> None:
