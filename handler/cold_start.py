@@ -13,13 +13,15 @@ from handler.caches import copy_baked, look_over
 from handler.encoding import finish_vectors
 from handler.engine import Core, Engine
 from handler.errors import ServiceError, StartError
+from handler.lengths import LengthRule
 from handler.lifecycle import Lifecycle
 from handler.model_folder import ModelFolder, read_model_folder
 from handler.prompts import Prompts
 from handler.service import LoadedModel
 from handler.settings import Settings, cache_dir, use_vllm_cache, vllm_cache_root
 from handler.strands import Lull
-from handler.tokenization import LengthRule, TextTokenizer, load_tokenizer
+from handler.tokenization import TextTokenizer
+from handler.tokenizer_files import load_tokenizer
 from handler.trust import check_load_format
 from handler.vllm_core import EngineOptions, VllmCore, check_installation, import_vllm
 from handler.weights import Located, check_weights, locate_model, overlay, read_ahead

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from handler.errors import InvalidRequestError, StartError
@@ -24,15 +24,15 @@ class Frame:
     before: str = ""
     after: str = ""
 
-    def apply(self, texts: list[str]) -> list[str]:
-        """Put the frame around each of *texts*."""
+    def apply(self, texts: list[str]) -> Iterable[str]:
+        """Put the frame around each of *texts*, when it is asked for: a long frame around many would take gigabytes."""
         if not self.before and not self.after:
             return texts
-        return [f"{self.before}{text}{self.after}" for text in texts]
+        return (f"{self.before}{text}{self.after}" for text in texts)
 
-    def apply_to_parts(self, prompts: list[list[Part]]) -> list[list[Part]]:
+    def apply_to_parts(self, prompts: list[list[Part]]) -> Iterable[list[Part]]:
         """Put the frame around each of *prompts* as parts of its own."""
-        return [[self.before, *parts, self.after] for parts in prompts]
+        return ([self.before, *parts, self.after] for parts in prompts)
 
 
 class Prompts:

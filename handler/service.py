@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from handler.encoding import Body, Encoder, finish_vectors, merge_chunks
 from handler.engine import Engine
-from handler.errors import InvalidRequestError, MissingCapabilityError, ModelNotFoundError
+from handler.errors import DeadlineExceededError, InvalidRequestError, MissingCapabilityError, ModelNotFoundError
 from handler.inquiry import Chat, Inquiry, Mixed, Part, Texts, TokenLists
+from handler.lengths import Batch, LengthRule, LongInput
 from handler.lifecycle import Lifecycle
 from handler.model_folder import Matryoshka
 from handler.prompts import Frame, Prompts
-from handler.tokenization import Batch, LengthRule, LongInput, TextTokenizer
+from handler.strands import make_way
+from handler.tokenization import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +77,12 @@ class EmbeddingService:
             ServiceError: whatever keeps it from being answered; see `errors`.
         """
         self._check(inquiry)
+        deadline = received + self.rules.request_timeout_s
         with self._lifecycle.admit() as model:
             dimensions = _dimensions(inquiry, model)
             begin = time.monotonic()
-            batch = self._tokenize(inquiry, model)
+            batch = self._tokenize(inquiry, model, deadline)
             tokenized = time.monotonic()
-            deadline = received + self.rules.request_timeout_s
             embedded = model.engine.embed(batch.token_ids, deadline=deadline, priority=inquiry.priority)
         done = time.monotonic()
         unit_length = model.normalizes if inquiry.unit_length is None else inquiry.unit_length
@@ -139,7 +143,7 @@ class EmbeddingService:
             )
             raise InvalidRequestError(message, param="input")
 
-    def _tokenize(self, inquiry: Inquiry, model: LoadedModel) -> Batch:
+    def _tokenize(self, inquiry: Inquiry, model: LoadedModel, deadline: float) -> Batch:
         rule = self._length_rule(inquiry, model)
         inputs, tokenizer = inquiry.inputs, model.tokenizer
         if isinstance(inputs, TokenLists):
@@ -157,10 +161,12 @@ class EmbeddingService:
             representation=inquiry.representation,
             instruction=inquiry.instruction,
         )
-        batch = _encode_framed(inputs, frame, tokenizer, rule)
+        between = partial(_between, deadline)
+        batch = _encode_framed(inputs, frame, tokenizer, rule, between)
         if inquiry.counts_prompt or frame == Frame():
             return batch
-        return replace(batch, token_count=_encode_framed(inputs, Frame(), tokenizer, rule).token_count)
+        bare = _encode_framed(inputs, Frame(), tokenizer, rule, between)
+        return replace(batch, token_count=bare.token_count)
 
     def _length_rule(self, inquiry: Inquiry, model: LoadedModel) -> LengthRule:
         wanted = inquiry.truncate_to
@@ -172,10 +178,21 @@ class EmbeddingService:
         return LengthRule(model.max_tokens if wanted == -1 else wanted, "truncate", inquiry.truncation_side)
 
 
-def _encode_framed(inputs: Texts | Mixed, frame: Frame, tokenizer: TextTokenizer, rule: LengthRule) -> Batch:
+def _encode_framed(
+    inputs: Texts | Mixed, frame: Frame, tokenizer: TextTokenizer, rule: LengthRule, between: Callable[[], None]
+) -> Batch:
     if isinstance(inputs, Mixed):
-        return tokenizer.encode_parts(frame.apply_to_parts(inputs.prompts), rule)
-    return tokenizer.encode_texts(frame.apply(inputs.texts), rule, add_special_tokens=inputs.add_special_tokens)
+        return tokenizer.encode_parts(frame.apply_to_parts(inputs.prompts), rule, between=between)
+    texts, special = frame.apply(inputs.texts), inputs.add_special_tokens
+    return tokenizer.encode_texts(texts, rule, add_special_tokens=special, between=between)
+
+
+def _between(deadline: float) -> None:
+    """Let others go on between the calls of the tokenizer: a frame may make much of a small request."""
+    make_way()
+    if time.monotonic() > deadline:
+        message = "the texts could not be tokenized in the time that a request may take; send fewer or shorter inputs"
+        raise DeadlineExceededError(message)
 
 
 def _dimensions(inquiry: Inquiry, model: LoadedModel) -> int | None:

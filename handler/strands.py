@@ -8,6 +8,7 @@ in a strand and in a thread of its own.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import selectors
@@ -57,6 +58,13 @@ def set_all(signals: Iterable[Signal]) -> None:
     """Set *signals* and wake whoever waits for them, the thread of strands once for all."""
     for hub in {hub for signal in signals if (hub := signal.mark()) is not None}:
         hub.ring()
+
+
+def make_way() -> None:
+    """Let others go on, connections that have sent something too; in a thread of its own there is no need."""
+    current = getcurrent()
+    if isinstance(current, Strand):
+        current.hub.make_way(current)
 
 
 class Lull:
@@ -140,6 +148,14 @@ class Hub:
         self._waiting[signal] = (strand, time.monotonic() + timeout_s)
         woken: bool = self.loop.switch()
         return woken
+
+    def make_way(self, strand: Strand) -> None:
+        """Let others go on, then *strand*, which calls this."""
+        signal = Signal()
+        self._waiting[signal] = (strand, math.inf)
+        self.woken.append(signal)
+        self.ring()
+        self.loop.switch()
 
     def ring(self) -> None:
         """Wake the loop; called by any thread."""

@@ -1,27 +1,29 @@
-"""Texts or token ids to checked token ids: special tokens, lengths, truncation, chunks.
+"""Texts or token ids to checked token ids: vocabulary, special tokens, and calls of bounded size.
 
 The Rust tokenizer is called outside the engine thread, and releases the interpreter while it works.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
-from handler.errors import ContextLengthError, InvalidRequestError, StartError
+from handler.allocator import Trimmer
+from handler.errors import InvalidRequestError
 from handler.inquiry import Part
-from handler.trust import needs_code
+from handler.lengths import Batch, LengthRule, Side, fit, too_long
 
 # Calls with several texts share a pool of threads and wait for each other, those of the main loop for those of a large
 # request. Pieces of a few milliseconds let others go between. (A call with one text does without the pool.)
 _CALL_CHARS = 32 * 1024
-_VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.tiktoken", "tekken.json")
-
-Side = Literal["left", "right"]
-LongInput = Literal["error", "truncate", "chunk"]
+# A text takes up to 240 bytes of memory for each of its characters, and the interpreter for a while when the ids become
+# Python's. Of one that is longer than this no more is tokenized than shows that it is too long; such wholes take turns.
+_LONG_CHARS = 256 * 1024
+_FAR_TOKENS = 1000  # from where a text was cut in two, its tokens are those of the whole text
+_SPACES = " \t\r\n"  # between words for every tokenizer
 
 
 class Backend(Protocol):
@@ -40,22 +42,8 @@ class Backend(Protocol):
         """Return the tokenizer as JSON."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The token ids of one request, ready for the engine."""
-
-    token_ids: list[list[int]]  # one list per engine text
-    lengths: list[int]  # engine texts per input: 1, or more where a long input was cut into chunks
-    token_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class LengthRule:
-    """What happens to an input of more than *limit* tokens."""
-
-    limit: int
-    long_input: LongInput = "error"
-    side: Side = "right"
+def _go_on() -> None:
+    """Do nothing between two calls of the tokenizer."""
 
 
 class TextTokenizer:
@@ -76,6 +64,8 @@ class TextTokenizer:
         self._lower_case = lower_case
         self._chat = chat
         self._file = file
+        self._turn = threading.Lock()  # of long texts
+        self._memory = Trimmer()
         self._prefix, self._suffix = self._special_tokens()
 
     def _special_tokens(self) -> tuple[list[int], list[int]]:
@@ -88,37 +78,85 @@ class TextTokenizer:
         return [], []
 
     def _encode(self, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
+        """Tokenize *texts* in one call."""
+        if len(texts[0]) <= _LONG_CHARS:  # of several texts none is longer
+            return self._call(texts, add_special_tokens=add_special_tokens)
+        with self._turn:
+            token_ids = self._call(texts, add_special_tokens=add_special_tokens)
+            self._memory.look()  # the engine, which looks otherwise, may get nothing of this request
+        return token_ids
+
+    def _call(self, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
         if self._lower_case:
             texts = [text.lower() for text in texts]
         # Also for one text: `encode` keeps the interpreter meanwhile, and counts characters that nobody asks for.
-        return [
-            encoding.ids
-            for call in _calls(texts)
-            for encoding in self._backend.encode_batch_fast(call, add_special_tokens=add_special_tokens)
-        ]
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+        return [encoding.ids for encoding in encodings]
 
-    def encode_texts(self, texts: list[str], rule: LengthRule, *, add_special_tokens: bool = True) -> Batch:
+    def _encode_long(self, text: str, rule: LengthRule, index: int, *, add_special_tokens: bool) -> list[int]:
+        """Tokenize as much of *text* as *rule* asks for, the one of that *index* in its request."""
+        chars = _LONG_CHARS
+        while chars < len(text):
+            part = _whole_words(text, chars, rule.side)
+            token_ids = self._encode([part], add_special_tokens=add_special_tokens)[0]
+            if len(token_ids) > rule.limit + _FAR_TOKENS:
+                if rule.long_input == "error":
+                    raise too_long(index, f"at least {len(token_ids)}", rule)
+                return token_ids
+            chars *= 4  # few tokens for so many characters: words that the vocabulary does not know, white space
+        return self._encode([text], add_special_tokens=add_special_tokens)[0]
+
+    def encode_texts(
+        self,
+        texts: Iterable[str],
+        rule: LengthRule,
+        *,
+        add_special_tokens: bool = True,
+        between: Callable[[], None] = _go_on,
+    ) -> Batch:
         """Tokenize *texts* and bring each to the model's length.
 
+        *between* is called between two calls of the tokenizer; what it raises ends this.
+
         Raises:
-            ContextLengthError: a text is too long and the rule says so.
+            ContextLengthError: a text is too long and the rule says so; those behind it are not tokenized.
             InvalidRequestError: a text has no tokens at all.
         """
-        token_ids = self._encode(texts, add_special_tokens=add_special_tokens)
-        special = (self._prefix, self._suffix) if add_special_tokens else ([], [])
-        return _fit(_not_empty(token_ids), rule, special)
 
-    def encode_parts(self, prompts: list[list[Part]], rule: LengthRule) -> Batch:
+        def groups() -> Iterator[list[list[int]]]:
+            done = 0
+            for call in _calls(texts):
+                if done:
+                    between()
+                if len(call[0]) > _LONG_CHARS and rule.long_input != "chunk":
+                    token_ids = [self._encode_long(call[0], rule, done, add_special_tokens=add_special_tokens)]
+                else:
+                    token_ids = self._encode(call, add_special_tokens=add_special_tokens)
+                yield _not_empty(token_ids, first=done)
+                done += len(call)
+
+        return fit(groups(), rule, (self._prefix, self._suffix) if add_special_tokens else ([], []))
+
+    def encode_parts(
+        self, prompts: Iterable[list[Part]], rule: LengthRule, *, between: Callable[[], None] = _go_on
+    ) -> Batch:
         """Tokenize the texts in each of *prompts* without special tokens, join them with its ids, then add those.
 
         Neighbouring texts are one text. Special tokens that the ids already begin or end with are not added again.
+        *between* is called between two prompts; what it raises ends this.
 
         Raises:
-            ContextLengthError: a prompt is too long and the rule says so.
+            ContextLengthError: a prompt is too long and the rule says so; those behind it are not tokenized.
             InvalidRequestError: an id is not in the vocabulary, or a prompt has no tokens at all.
         """
-        token_ids = [self._enclose(self._join(parts, index)) for index, parts in enumerate(prompts)]
-        return _fit(_not_empty(token_ids), rule, (self._prefix, self._suffix))
+
+        def groups() -> Iterator[list[list[int]]]:
+            for index, parts in enumerate(prompts):
+                if index:
+                    between()
+                yield _not_empty([self._enclose(self._join(parts, index))], first=index)
+
+        return fit(groups(), rule, (self._prefix, self._suffix))
 
     def _join(self, parts: list[Part], index: int) -> list[int]:
         joined: list[int] = []
@@ -166,7 +204,7 @@ class TextTokenizer:
         """
         for index, ids in enumerate(token_lists):
             self._check_vocabulary(ids, index)
-        return _fit(token_lists, rule, ([], []))
+        return fit([token_lists], rule)
 
     def _check_vocabulary(self, ids: list[int], index: int) -> None:
         if not ids:
@@ -195,99 +233,30 @@ class TextTokenizer:
             raise InvalidRequestError(message, param="messages") from exc
 
 
-def _calls(texts: list[str]) -> Iterator[list[str]]:
+def _calls(texts: Iterable[str]) -> Iterator[list[str]]:
     """Cut *texts* into lists of at most `_CALL_CHARS` characters, or of one text that is longer."""
-    begin, chars = 0, 0
-    for index, text in enumerate(texts):
+    call: list[str] = []
+    chars = 0
+    for text in texts:
         chars += len(text)
-        if chars > _CALL_CHARS and index > begin:
-            yield texts[begin:index]
-            begin, chars = index, len(text)
-    yield texts[begin:]
+        if chars > _CALL_CHARS and call:
+            yield call
+            call, chars = [], len(text)
+        call.append(text)
+    yield call
 
 
-def _not_empty(token_ids: list[list[int]]) -> list[list[int]]:
-    for index, ids in enumerate(token_ids):
-        if not ids:
-            message = f"input {index} has no tokens: this model's tokenizer adds none to an empty text"
-            raise InvalidRequestError(message, param="input")
+def _whole_words(text: str, chars: int, side: Side) -> str:
+    """Return the whole words in the first *chars* characters of *text*, in the last where *side* is left."""
+    if side == "right":
+        return text[: max(text.rfind(space, 0, chars) for space in _SPACES) + 1]
+    begins = [text.find(space, len(text) - chars) for space in _SPACES]
+    return text[min((begin for begin in begins if begin >= 0), default=len(text)) :]
+
+
+def _not_empty(token_ids: list[list[int]], *, first: int) -> list[list[int]]:
+    if not all(token_ids):
+        index = first + token_ids.index([])
+        message = f"input {index} has no tokens: this model's tokenizer adds none to an empty text"
+        raise InvalidRequestError(message, param="input")
     return token_ids
-
-
-def _fit(token_ids: list[list[int]], rule: LengthRule, special: tuple[list[int], list[int]]) -> Batch:
-    """Apply *rule* to every list of ids; the common case, nothing too long, copies nothing."""
-    longest = max(map(len, token_ids))
-    if longest <= rule.limit:
-        return Batch(token_ids, [1] * len(token_ids), sum(map(len, token_ids)))
-    if rule.long_input == "error":
-        index = next(index for index, ids in enumerate(token_ids) if len(ids) > rule.limit)
-        message = (
-            f"input {index} has {len(token_ids[index])} tokens, this model takes at most {rule.limit}; "
-            "shorten it, send truncate_prompt_tokens=-1 to /embeddings, or let the operator set EMBED_LONG_INPUT"
-        )
-        raise ContextLengthError(message, param="input")
-    fitted: list[list[int]] = []
-    lengths = []
-    for ids in token_ids:
-        pieces = [ids] if len(ids) <= rule.limit else _cut(ids, rule, special)
-        fitted += pieces
-        lengths.append(len(pieces))
-    return Batch(fitted, lengths, sum(map(len, fitted)))
-
-
-def _cut(ids: list[int], rule: LengthRule, special: tuple[list[int], list[int]]) -> list[list[int]]:
-    """Cut *ids* to windows of the limit, each with the special tokens that were around the whole."""
-    prefix, suffix = special
-    size = rule.limit - len(prefix) - len(suffix)
-    if size < 1:
-        return [ids[: rule.limit]]
-    inner = ids[len(prefix) : len(ids) - len(suffix)]
-    if rule.long_input == "truncate":
-        windows = [inner[:size] if rule.side == "right" else inner[-size:]]
-    else:
-        windows = [inner[start : start + size] for start in range(0, len(inner), size)]
-    return [prefix + window + suffix for window in windows]
-
-
-def load_tokenizer(path: Path, *, lower_case: bool, vocab_size: int | None, trust_remote_code: bool) -> TextTokenizer:
-    """Load the tokenizer of the model folder at *path*.
-
-    It goes through Transformers' AutoTokenizer, because add_eos_token and its like live outside tokenizer.json; that
-    file's own truncation and padding are switched off.
-
-    Raises:
-        StartError: the folder has no tokenizer that can be loaded, only a slow one, or one that is code of its own.
-    """
-    if not any(file for pattern in _VOCABULARY_FILES for file in path.glob(pattern)):
-        message = (
-            f"the tokenizer in {path} has no vocabulary ({', '.join(_VOCABULARY_FILES)}); download the model again"
-        )
-        raise StartError(message)  # Transformers would make one without words, and every text the same
-    from transformers import AutoTokenizer  # noqa: PLC0415 - takes a second; the server answers while it loads
-
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
-    except Exception as exc:  # Transformers raises anything from OSError to RecursionError here
-        if refused := needs_code(path, exc):
-            raise refused from exc
-        message = f"the tokenizer in {path} cannot be loaded: {_first_line(exc)}"
-        raise StartError(message) from exc
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        message = f"the tokenizer in {path} ({type(tokenizer).__name__}) has no fast form; save it with tokenizer.json"
-        raise StartError(message)
-    backend.no_truncation()
-    backend.no_padding()
-    known = max(tokenizer.get_vocab().values()) + 1
-    return TextTokenizer(
-        backend,
-        vocab_size=min(known, vocab_size or known),
-        lower_case=lower_case,
-        chat=tokenizer.apply_chat_template if tokenizer.chat_template else None,
-        file=path / "tokenizer.json" if (path / "tokenizer.json").is_file() else None,
-    )
-
-
-def _first_line(exc: BaseException) -> str:
-    lines = str(exc).strip().splitlines()
-    return f"{type(exc).__name__}: {lines[0] if lines else 'no message'}"

@@ -113,6 +113,15 @@ def test_what_breaks_on_our_side_tells_nothing_and_logs_no_text(caplog: pytest.L
     assert lifecycle.in_flight == 0
 
 
+def test_the_deadline_counts_between_calls_of_the_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instruction of megabytes before thousands of inputs would be tokenized for hours."""
+    monkeypatch.setattr("handler.tokenization._CALL_CHARS", 1)
+    client = build(rules={"request_timeout_s": 0})
+    status, told = error(client, input=["a", "b"])
+    assert (status, told["code"]) == (504, "timeout")
+    assert "could not be tokenized" in told["message"]
+
+
 def test_a_vector_that_is_not_finite_is_a_500() -> None:
     """Never `null` numbers."""
 

@@ -22,12 +22,12 @@ def test_nothing_asked_nothing_added() -> None:
 
 def test_the_default_prompt_applies_where_nothing_is_asked() -> None:
     """As in sentence-transformers."""
-    assert prompts("query").frame().apply(["a"]) == ["query: a"]
+    assert list(prompts("query").frame().apply(["a"])) == ["query: a"]
 
 
 def test_a_named_prompt() -> None:
     """An unknown name is refused with the known ones."""
-    assert prompts("query").frame(prompt_name="passage").apply(["a"]) == ["passage: a"]
+    assert list(prompts("query").frame(prompt_name="passage").apply(["a"])) == ["passage: a"]
     with pytest.raises(InvalidRequestError, match="it has query, passage"):
         prompts().frame(prompt_name="clustering")
 
@@ -53,8 +53,8 @@ def test_an_unknown_input_type_is_refused() -> None:
 
 def test_an_instruction_goes_into_the_template() -> None:
     """Braces in an instruction are text; an empty one means none."""
-    assert prompts().frame(instruction="Find {x}").apply(["a"]) == ["Instruct: Find {x}\nQuery:a"]
-    assert prompts("query").frame(instruction="").apply(["a"]) == ["a"]
+    assert list(prompts().frame(instruction="Find {x}").apply(["a"])) == ["Instruct: Find {x}\nQuery:a"]
+    assert list(prompts("query").frame(instruction="").apply(["a"])) == ["a"]
 
 
 def test_only_one_of_the_three() -> None:
@@ -116,4 +116,4 @@ def test_a_model_with_prompts_like_the_template_takes_instructions() -> None:
 
 def test_a_prompt_goes_around_items_as_text() -> None:
     """It is then joined with the first and the last of them."""
-    assert Frame("a", "b").apply_to_parts([["x", [1, 2]]]) == [["a", "x", [1, 2], "b"]]
+    assert list(Frame("a", "b").apply_to_parts([["x", [1, 2]]])) == [["a", "x", [1, 2], "b"]]

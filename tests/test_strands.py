@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from handler.strands import Hub, Lull, Poller, Signal, set_all
+from handler.strands import Hub, Lull, Poller, Signal, make_way, set_all
 
 
 def turn_until(hub: Hub, poller: selectors.BaseSelector, done: Callable[[], bool]) -> None:
@@ -72,6 +72,30 @@ def test_the_loop_looks_at_others_before_a_long_batch_has_gone_on() -> None:
             key.data(key.fileobj)
             assert 0 < len(told) - gone_on < 10
             gone_on = len(told)
+
+
+def test_a_strand_with_much_to_do_makes_way() -> None:
+    """Another strand and a connection get in between; a thread of its own just goes on."""
+    make_way()
+    mine, theirs = socket.socketpair()
+    with selectors.DefaultSelector() as poller, mine, theirs:
+        hub = Hub(poller)
+        told: list[str] = []
+        poller.register(mine, selectors.EVENT_READ, lambda sock: told.append(sock.recv(1).decode()))
+
+        def run(name: str) -> None:
+            for _ in range(4):
+                time.sleep(0.004)
+                told.append(name)
+                make_way()
+
+        hub.start(lambda: run("a"))
+        hub.start(lambda: run("b"))
+        assert told == ["a", "b"]
+        theirs.send(b"!")
+        turn_until(hub, poller, lambda: len(told) == 9)
+        assert "!" in told[2:6]
+        assert "".join(told).replace("!", "") == "abababab"
 
 
 def test_a_signal_that_is_set_already_is_not_waited_for() -> None:

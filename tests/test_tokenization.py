@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from handler.errors import ContextLengthError, InvalidRequestError
-from handler.tokenization import LengthRule, TextTokenizer
+from handler.lengths import LengthRule
+from handler.tokenization import TextTokenizer
 from tests.fakes import SPECIAL_AFTER, SPECIAL_BEFORE, VOCABULARY, ByteTokenizer
 
 WIDE = LengthRule(100)
@@ -20,6 +24,20 @@ def tokenizer(*, special: bool = True, **options: Any) -> TextTokenizer:
 def ids(text: str) -> list[int]:
     """Return the ids of *text* with its special tokens."""
     return [SPECIAL_BEFORE, *(byte + 3 for byte in text.encode()), SPECIAL_AFTER]
+
+
+def recorded() -> tuple[TextTokenizer, list[list[int]]]:
+    """Build a tokenizer of bytes; the lengths of the texts in each of its calls go into the list."""
+    seen: list[list[int]] = []
+
+    class Recorded(ByteTokenizer):
+        def encode_batch_fast(self, texts: list[str], *, add_special_tokens: bool) -> Any:
+            seen.append([len(text) for text in texts])
+            return super().encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+
+    made = TextTokenizer(Recorded(), vocab_size=VOCABULARY)
+    seen.clear()  # the special tokens have been looked up
+    return made, seen
 
 
 def test_texts_become_ids_in_order() -> None:
@@ -45,19 +63,103 @@ def test_a_large_request_lets_others_work(
     monkeypatch: pytest.MonkeyPatch, lengths: list[int], calls: list[list[int]]
 ) -> None:
     """It is tokenized in calls of bounded size, for calls wait for each other; the ids are the same, in order."""
-    backend = ByteTokenizer()
-    tokenizer = TextTokenizer(backend, vocab_size=VOCABULARY)
-    whole = backend.encode_batch_fast
-    seen: list[list[int]] = []
-
-    def encode_batch_fast(texts: list[str], *, add_special_tokens: bool) -> Any:
-        seen.append([len(text) for text in texts])
-        return whole(texts, add_special_tokens=add_special_tokens)
-
-    monkeypatch.setattr(backend, "encode_batch_fast", encode_batch_fast)
+    monkeypatch.setattr("handler.tokenization._LONG_CHARS", 2_000_000)
+    tokenizer, seen = recorded()
     texts = [chr(ord("a") + index) * length for index, length in enumerate(lengths)]
     assert tokenizer.encode_texts(texts, LengthRule(2_000_000)).token_ids == [ids(text) for text in texts]
     assert seen == calls
+
+
+def test_between_two_calls_others_may_go_on_and_the_request_may_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never before the first call or behind the last; joined prompts are a call each."""
+    monkeypatch.setattr("handler.tokenization._CALL_CHARS", 2)
+    told: list[str] = []
+
+    def texts(count: int) -> Iterator[str]:
+        for number in range(count):
+            told.append(f"text {number}")
+            yield "ab"
+
+    tokenizer().encode_texts(texts(3), WIDE, between=lambda: told.append("between"))
+    assert told == ["text 0", "text 1", "text 2", "between", "between"]
+    tokenizer().encode_parts([["a"], ["b"]], WIDE, between=lambda: told.append("joined"))
+    assert told[5:] == ["joined"]
+
+    def late() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        tokenizer().encode_texts(texts(1000), WIDE, between=late)
+    assert len(told) < 10
+
+
+def test_behind_a_text_that_is_too_long_nothing_is_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long instruction in front of thousands of texts costs no more than the first of them."""
+    monkeypatch.setattr("handler.tokenization._CALL_CHARS", 1)
+    texts = iter(["ok", "a longer one", *["x"] * 1000])
+    with pytest.raises(ContextLengthError, match="input 1 has 14 tokens"):
+        tokenizer().encode_texts(texts, LengthRule(6))
+    assert len(list(texts)) > 990
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize(("side", "kept"), [("right", "0001 0002"), ("left", "9998 9999")])
+def test_of_a_long_text_that_is_cut_only_a_part_is_tokenized(
+    monkeypatch: pytest.MonkeyPatch, side: Any, kept: str, *, special: bool
+) -> None:
+    """The ids are those of cutting the whole; a word in which the part ends is left out."""
+    monkeypatch.setattr("handler.tokenization._LONG_CHARS", 4002)
+    tokenizer, seen = recorded()
+    text = " ".join(f"{number:04}" for number in range(1, 10_000))
+    rule = LengthRule(11 if special else 9, "truncate", side)
+    batch = tokenizer.encode_texts([text, "ab"], rule, add_special_tokens=special)
+    assert batch.token_ids == [ids(kept) if special else ids(kept)[1:-1], ids("ab") if special else ids("ab")[1:-1]]
+    assert seen == [[4000], [2]]
+
+
+def test_a_long_text_that_is_too_long_is_not_tokenized_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the number that was seen."""
+    monkeypatch.setattr("handler.tokenization._LONG_CHARS", 4002)
+    tokenizer, seen = recorded()
+    with pytest.raises(ContextLengthError, match=r"input 1 has at least 4002 tokens, this model takes at most 6"):
+        tokenizer.encode_texts(["ab", "word " * 1_000_000], LengthRule(6))
+    assert seen == [[2], [4000]]
+
+
+@pytest.mark.parametrize("text", ["x" * 50_000, "a b " + "x" * 50_000])
+def test_a_long_text_without_words_is_tokenized_whole(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """It may be one token; who knows."""
+    monkeypatch.setattr("handler.tokenization._LONG_CHARS", 4000)
+    tokenizer, seen = recorded()
+    assert tokenizer.encode_texts([text], LengthRule(6, "truncate")).token_ids == [ids(text[:4])]
+    assert seen[-1] == [len(text)]
+    assert sum(map(sum, seen[:-1])) < len(text) / 2
+
+
+def test_long_texts_take_turns_and_short_ones_go_between() -> None:
+    """Each takes a hundred times its size of memory."""
+    inside, most = threading.Semaphore(0), []
+    running: list[int] = []
+    go_on = threading.Event()
+
+    class Slow(ByteTokenizer):
+        def encode_batch_fast(self, texts: list[str], *, add_special_tokens: bool) -> Any:
+            if len(texts[0]) > 1000:
+                running.append(1)
+                most.append(len(running))
+                inside.release()
+                assert go_on.wait(10)
+                running.pop()
+            return super().encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+
+    shared, rule = TextTokenizer(Slow(), vocab_size=VOCABULARY), LengthRule(8, "truncate")
+    with ThreadPoolExecutor(4) as executor:
+        answers = [executor.submit(shared.encode_texts, ["x" * 300_000], rule) for _ in range(4)]
+        assert inside.acquire(timeout=10)
+        assert shared.encode_texts(["ab"], rule).token_ids == [ids("ab")]
+        go_on.set()
+        assert [answer.result(10).token_ids for answer in answers] == [[ids("x" * 6)]] * 4
+    assert most == [1] * 4
 
 
 def test_special_tokens_can_be_left_out() -> None:

