@@ -43,6 +43,11 @@ preload_app = False  # CUDA must not be touched before the fork
 max_requests = 0  # a restart would be a cold start
 timeout = 0  # the start has its own deadline, requests have theirs
 graceful_timeout = int(_settings.drain_timeout_s) + 2  # the worker stops by itself before that
+# No headers say what scheme or path a request had, those from 127.0.0.1 neither: a sidecar there hands on its clients'.
+# With nothing left to trust, nobody's address need be looked up.
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
+forwarded_allow_ips = "*"
 keepalive = 620  # above the idle time of load balancers, the longest of which is 600 s
 backlog = 2048
 control_socket_disable = True  # its file would need a writable disk

@@ -176,3 +176,12 @@ def test_a_refusal_for_want_of_a_slot_is_whole(quick: Server) -> None:
     assert {event["status"] for event in quick.events("request") if event["request_id"] == "mine-1"} == {429}
     for connection in busy:
         connection.close()
+
+
+def test_headers_that_a_sidecar_hands_on(minilm: Server) -> None:
+    """On 127.0.0.1 gunicorn would believe them: one moves the path, two that contradict each other are refused."""
+    contrary = {"X-Forwarded-Proto": "https", "X-Forwarded-Ssl": "off", "X-Forwarded-Protocol": "http"}
+    for headers in ({"SCRIPT_NAME": "/v1"}, {"SCRIPT_NAME": "/elsewhere", "PATH_INFO": "/docs"}, contrary):
+        response = httpx.get(f"{minilm.url}/v1/models", headers=headers)
+        assert response.status_code == 200
+    assert [event["route"] for event in minilm.events("request")[-3:]] == ["/v1/models"] * 3
