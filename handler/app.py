@@ -58,6 +58,7 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
 ) -> Flask:
     """Build the WSGI application; it answers while the model loads."""
     app = Application("handler", static_folder=None)
+    app.url_map.merge_slashes = False  # by redirects, in HTML, to whatever host the client has named
     app.config["MAX_CONTENT_LENGTH"] = max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a field of Flask's default provider
     listings = Listings(card, service.rules, lambda: lifecycle.model)

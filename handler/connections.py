@@ -17,9 +17,11 @@ from functools import lru_cache, partial
 from typing import Any
 
 from gunicorn import SERVER
-from gunicorn.http.errors import ParseException
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.http.wsgi import InvalidResponseHeader, InvalidResponseHeaderName
 from gunicorn.workers.gthread import TConn
 
+from handler.errors import HeadTooLargeError, InternalError, InvalidRequestError, ServiceError
 from handler.framing import RequestFrame
 
 _CHUNK_BYTES = 256 * 1024
@@ -38,6 +40,15 @@ def http_date() -> str:
 
 class TornRequestError(ParseException):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's parser wants more than what was taken for the whole request."""
+
+
+def unreadable(exc: Exception) -> ServiceError:
+    """Say what went wrong where gunicorn raised *exc*: mostly it could not read a request."""
+    if isinstance(exc, LimitRequestLine | LimitRequestHeaders):
+        return HeadTooLargeError("the request line or a header is too long, or there are too many headers")
+    if isinstance(exc, ParseException) and not isinstance(exc, InvalidResponseHeader | InvalidResponseHeaderName):
+        return InvalidRequestError(f"this is not HTTP that can be read ({type(exc).__name__})")
+    return InternalError("something broke on our side; the log has the details")
 
 
 class ClientSocket(socket.socket):

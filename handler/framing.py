@@ -17,9 +17,11 @@ _CHUNK_LINE_BYTES = 256  # a size in hexadecimal and extensions, which nobody us
 _TRAILER_BYTES = 8 * 1024
 _MAX_CHUNKS = 65_536  # each costs the main loop a microsecond, however little is in it
 # Looked for in a head made lower case, several times faster than IGNORECASE; `_ENCODING` also in the head as it came.
-_LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:[ \t]*([^\r]*?)[ \t]*\r\n")
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([^\r]*?)[ \t]*(?=\r\n)")
 _LENGTH_DIGITS = 12  # more than any limit has
-_ENCODING = re.compile(rb"\r\ntransfer-encoding[ \t]*:[ \t]*([^\r]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
+_ENCODING = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
+# A line that goes on with the one before it, and names that some take for one of the two above and others do not.
+_AMBIGUOUS = re.compile(rb"\r\n(?:[ \t]|(?:content-length|transfer-encoding)[^:a-z0-9-])")
 _EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue")
 _CHUNK_SIZE = re.compile(rb"([0-9a-f]{1,15})[ \t]*(?:;[^\r\n]*)?", re.IGNORECASE)
 
@@ -73,10 +75,15 @@ class RequestFrame:
             return False
         self._head_end = end + len(_HEAD_END)
         head = bytes(received[: end + 2]).lower()
-        if b"\r\ntransfer-encoding" in head and (encodings := _ENCODING.findall(head)):
+        # gunicorn's parser takes a line feed alone for the end of a line, too.
+        if head.count(b"\n") != head.count(b"\r\n") or head.count(b"\r") != head.count(b"\r\n"):
+            self.error = InvalidRequestError("lines of a request's head end with CR LF, and neither stands elsewhere")
+        elif _AMBIGUOUS.search(head):
+            self.error = InvalidRequestError("a header's line begins with a space, or has something before its colon")
+        elif b"\r\ntransfer-encoding" in head and (encodings := _ENCODING.findall(head)):
             self._begin_chunks(head, encodings)
         else:
-            self._read_length(head)
+            self._read_length(_LENGTH.findall(head))
         self.expects_continue = _EXPECT.search(head) is not None and not self.cut_short
         return self.error is None
 
@@ -89,10 +96,12 @@ class RequestFrame:
         self._chunks = []
         self._next_chunk = self._head_end or 0
 
-    def _read_length(self, head: bytes) -> None:
-        """Find the end; a length that is no number is complete at once, for gunicorn refuses it."""
-        found = _LENGTH.search(head)
-        digits = found[1].lstrip(b"0") if found and found[1].isdigit() else b""
+    def _read_length(self, lengths: list[bytes]) -> None:
+        """Find the end; what is no number, or stands there twice, others might read differently."""
+        if len(lengths) > 1 or not all(map(bytes.isdigit, lengths)):
+            self.error = InvalidRequestError("Content-Length must be one number")
+            return
+        digits = lengths[0].lstrip(b"0") if lengths else b""
         length = int(digits or b"0") if len(digits) <= _LENGTH_DIGITS else self._limit + 1
         self.cut_short = length > self._limit
         self._end = (self._head_end or 0) + (0 if self.cut_short else length)

@@ -43,6 +43,7 @@ class Incoming:
         self._gone = gone
         self._waiting: dict[Connection, float] = {}  # -> when it is given up
         self._bytes = 0  # that those have received
+        self._too_late: ServiceError = SlowRequestError("the request did not arrive in time")
 
     def __len__(self) -> int:
         """How many connections are waited for."""
@@ -110,17 +111,18 @@ class Incoming:
     def _give_up(self, conn: Connection) -> None:
         self._forget(conn)
         if conn.received:
-            self._refuse(conn, SlowRequestError("the request did not arrive in time"))
+            self._refuse(conn, self._too_late)
         else:
             self._gone(conn)
 
-    def cap_silent(self, timeout_s: float) -> None:
-        """Wait no longer than *timeout_s* for connections on which nothing has come.
+    def end(self, *, silent_s: float, begun_s: float, error: ServiceError) -> None:
+        """Wait no longer than that for what has not come yet, and answer what has begun to come with *error* then.
 
         A client that has just connected is about to send; nobody waits on those that load balancers open ahead.
         """
-        latest = time.monotonic() + timeout_s
-        capped = {conn: end if conn.received else min(end, latest) for conn, end in self._waiting.items()}
+        now = time.monotonic()
+        self._too_late = error
+        capped = {conn: min(end, now + (begun_s if conn.received else silent_s)) for conn, end in self._waiting.items()}
         self._waiting = dict(sorted(capped.items(), key=lambda item: item[1]))
 
 

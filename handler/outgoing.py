@@ -18,6 +18,7 @@ _TAKE_S = 120.0  # for a client to take the whole of an answer
 _UNSENT_BYTES = 512 * 2**20  # of all answers that are being written
 _LINGER_S = 2.0  # for the client to close after the last answer on a connection, or to go on sending
 _LONGEST_LINGER_S = 30.0
+_MOST_LINGERING = 512
 
 
 class Outgoing:
@@ -137,10 +138,16 @@ class Lingering:
         except OSError:
             conn.close()
             return
+        if len(self._latest) >= _MOST_LINGERING:
+            self.drop_oldest()
         now = time.monotonic()
         conn.timeout = now + _LINGER_S
         self._latest[conn] = now + _LONGEST_LINGER_S
         conn.listen(self._poller, self._on_leftover)
+
+    def drop_oldest(self) -> None:
+        """Close the one that has lingered longest."""
+        self._end(next(iter(self._latest)))
 
     def _on_leftover(self, conn: Connection) -> None:
         try:

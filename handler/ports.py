@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -65,3 +66,5 @@ def _accept_while_ready(listener: socket.socket, lifecycle: Lifecycle[Any]) -> N
                 listener.accept()[0].close()
             except TimeoutError:
                 continue
+            except OSError:  # the client has gone, or no descriptor is left for a moment
+                time.sleep(_LOOK_S)

@@ -22,16 +22,16 @@ from typing import Any
 
 from gunicorn import util
 from gunicorn.glogging import Logger
-from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
-from handler.connections import ClientSocket, Connection, http_date
-from handler.errors import HeadTooLargeError, InternalError, InvalidRequestError, OverloadedError, ServiceError
+from handler.connections import ClientSocket, Connection, http_date, unreadable
+from handler.errors import InternalError, OverloadedError, ServiceError, ShuttingDownError
 from handler.incoming import Incoming, raise_descriptor_limit
 from handler.lifecycle import Lifecycle
 from handler.logs import current_request, where
 from handler.outgoing import Idle, Lingering, Outgoing
 from handler.refusals import Ledger, asked, refusal, sheddable_path
+from handler.room import Room
 from handler.strands import Hub, Lull, Poller
 
 SPARE_THREADS = 16  # beyond the slots: health, models, and errors while every slot is taken
@@ -40,11 +40,11 @@ _OTHER_THREADS = 8  # of the spare ones, never taken by requests for embeddings
 log = logging.getLogger(__name__)
 
 _SILENT_LINGER_S = 0.5  # in a drain, for the first byte on a new connection
+_BEGUN_LINGER_S = 2.0  # for the rest of a request, which is refused in any case
 _NOTIFY_S = 1.0
-_PATIENCE_S = 1.0  # a connection younger than that is about to send its request
 _SHEDDING_PAUSE_S = 0.015  # while requests are refused for want of a slot, unless the engine finishes one before
 _ACCEPT_S = 0.01  # the longest that connections are accepted in one round of the main loop
-_NO_ROOM_S = 0.05  # until accepting is tried again where the system has refused
+_NO_ROOM_S = 0.05  # until accepting is tried again where the system has refused, unless room was made
 
 
 class ErrorLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
@@ -160,6 +160,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         if conn.cut_short:
             req.force_close()
         req.body = BytesIO(conn.parser.unreader.take_buffered())  # gunicorn's own reads it by the kilobyte
+        req._expected_100_continue = False  # noqa: SLF001 - said already, where it is to be said, before the body came
         return super().handle_request(req, conn)
 
     def _keepalive_after(self, conn: Connection, keepalive: Any) -> bool:  # noqa: ARG002 - gunicorn's signature
@@ -197,17 +198,10 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
 
     def handle_error(self, req: Any, client: ClientSocket, addr: Any, exc: Exception) -> None:  # noqa: ARG002 - gunicorn's
         """Answer what gunicorn cannot parse in the envelope; its own line in the log would quote headers."""
-        name = type(exc).__name__
-        error: ServiceError
-        if isinstance(exc, LimitRequestLine | LimitRequestHeaders):
-            error = HeadTooLargeError("the request line or a header is too long, or there are too many headers")
-        elif isinstance(exc, ParseException):
-            error = InvalidRequestError(f"this is not HTTP that can be read ({name})")
-        else:
-            error = InternalError("something broke on our side; the log has the details")
+        error = unreadable(exc)
         told = asked(b"").request_id  # what the application has set, if it got that far
         if isinstance(error, InternalError):
-            log.error("connection_failed", extra={"request_id": told, "error": name, "where": where(exc)})
+            log.error("connection_failed", extra={"request_id": told, "error": type(exc).__name__, "where": where(exc)})
         self._tell(client, error, told)
 
     def run(self) -> None:
@@ -226,6 +220,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         # By the name that gunicorn counts them by, when it decides whether to keep one more.
         self._idle = self.keepalived_conns = Idle(self.poller, readable=self._incoming.receive, gone=self._close)
         self._lingering = Lingering(self.poller)
+        self._room = Room(incoming=self._incoming, idle=self._idle, outgoing=self._outgoing, lingering=self._lingering)
         self.poller.register(self.method_queue.fileno(), selectors.EVENT_READ, self.method_queue.run_callbacks)
         self.set_accept_enabled(True)
         while self.alive and self.is_parent_alive():
@@ -240,8 +235,10 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._shedding = self._more_wait = False
         self.wait_for_and_dispatch_events(timeout=self._hub.sleep_s(_NO_ROOM_S if refused else timeout_s))
         self._expire()
-        if self.nr_conns >= self.worker_connections or self._accept_from > time.monotonic():
-            self._make_room()
+        refused = self._accept_from > time.monotonic()
+        if refused or self.nr_conns >= self.worker_connections:
+            if self._room.make(of_descriptors=refused):
+                self._accept_from = 0.0
         elif self._shedding and not self._more_wait and self._busy() is not None:
             # More comes at once; taken together it costs the engine fewer interruptions.
             self._hub.wait_bell(_SHEDDING_PAUSE_S)
@@ -254,26 +251,19 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._outgoing.expire()
         self._lingering.expire()
 
-    def _make_room(self) -> None:
-        """Close one connection that does nothing: a slow sender's, an idle one, at last a slow reader's."""
-        if self._incoming.drop_oldest(older_than_s=_PATIENCE_S):
-            return
-        if self._idle:
-            self._idle.drop_oldest()
-        elif not self._incoming.drop_oldest(older_than_s=0) and self._outgoing:
-            self._outgoing.drop_oldest()
-
     def _drain(self) -> None:
         """Finish what was admitted, answer the rest 503, close.
 
-        While the model loads there is nothing to finish and the process ends at once.
+        While the model loads there is nothing to finish: those who wait for it are told, and the process ends.
         """
         lifecycle = self._lifecycle
-        loading = lifecycle.model is None
+        longest_s = max(0.0, self.cfg.graceful_timeout - 2)
+        if lifecycle.model is None:
+            longest_s = min(longest_s, _BEGUN_LINGER_S) if lifecycle.in_flight else 0
         lifecycle.drain()
         begin = time.monotonic()
         self._idle.cap(STOP_KEEPALIVE_LINGER)
-        deadline = begin + (0 if loading else max(0.0, self.cfg.graceful_timeout - 2))
+        deadline = begin + longest_s
         log.info("draining", extra={"in_flight": lifecycle.in_flight, "connections": self.nr_conns})
         while lifecycle.in_flight and time.monotonic() < deadline:
             self._turn(0.05)
@@ -282,7 +272,8 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self.set_accept_enabled(False)
         for listener in self.sockets:
             listener.close()
-        self._incoming.cap_silent(_SILENT_LINGER_S)
+        late = ShuttingDownError("the container is shutting down; try again")
+        self._incoming.end(silent_s=_SILENT_LINGER_S, begun_s=_BEGUN_LINGER_S, error=late)
         while (self.nr_conns or self._lingering) and time.monotonic() < deadline:
             self.notify()
             self.wait_for_and_dispatch_events(timeout=0.05)

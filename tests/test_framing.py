@@ -121,12 +121,33 @@ def test_a_body_over_the_limit_is_not_waited_for(length: bytes) -> None:
     assert not received
 
 
-def test_a_length_that_is_no_number_is_left_to_the_parser() -> None:
-    """It refuses that by itself."""
-    for length in (b"x", b"+5", b"5, 5", b"\xb2", b""):
-        frame, received = feed(head(b"Content-Length: " + length))
-        assert frame.is_complete(received)
-        assert frame.error is None
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(
+            head(b"Content-Length: " + length)
+            for length in (b"x", b"+5", b"5, 5", b"5,5", b"\xb2", b"", b"0x5", b"5\x0b")
+        ),
+        head(b"Content-Length: 5", b"Content-Length: 5"),
+        head(b"Content-Length: 0", b"content-length: 5"),
+        *(head(b"Content-Length" + between + b"5") for between in (b" :", b"\t: ", b"\x0b:", b"\0:", b":\r\n ")),
+        *(head(b"Transfer-Encoding" + between + b"chunked") for between in (b" :", b"\t:", b"\x0b:", b":\r\n\t")),
+        head(b" X: y"),
+        head(b"X: y\nContent-Length: 5"),
+        head(b"X: y\nTransfer-Encoding: chunked"),
+        head(b"X: y\rContent-Length: 5"),
+        head(b"Content-Length: 5\nX: y"),
+        head(b"X: y\n", b"Z: z"),
+        head(b"X: y\n\n", b"Z: z"),
+        b"GET / HTTP/1.1\nHost: x\r\n\r\n",
+        b"\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+def test_two_servers_cannot_read_a_head_differently(data: bytes) -> None:
+    """What gunicorn's parser, or a proxy, might end elsewhere is refused, however full the server is."""
+    frame, received = feed(data + b"12345GET / HTTP/1.1\r\n\r\n")
+    assert frame.is_complete(received)
+    assert isinstance(frame.error, InvalidRequestError)
 
 
 def test_a_client_that_waits_for_continue() -> None:

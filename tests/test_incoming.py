@@ -10,7 +10,7 @@ from gunicorn.config import Config
 
 from handler import incoming
 from handler.connections import ClientSocket, Connection
-from handler.errors import OverloadedError, ServiceError, SlowRequestError
+from handler.errors import OverloadedError, ServiceError, ShuttingDownError, SlowRequestError
 from handler.incoming import Incoming
 from handler.outgoing import Lingering
 
@@ -127,14 +127,22 @@ def test_what_is_received_of_all_requests_has_a_limit(loop: Loop, monkeypatch: p
     assert loop.seen == [OverloadedError]
 
 
-def test_a_silent_connection_is_not_waited_for_in_a_drain(loop: Loop) -> None:
-    """One that has begun to send is."""
+def test_a_drain_waits_shortly_for_what_has_begun_and_more_shortly_for_the_rest(loop: Loop) -> None:
+    """What has begun is told why it ends; what has not sent a byte is closed."""
+    late = ShuttingDownError("stopping")
     loop.send(HALF)
-    loop.incoming.cap_silent(0)
+    loop.incoming.end(silent_s=0, begun_s=60, error=late)
     loop.incoming.expire()
     assert not loop.seen
-    loop.conn.received.clear()
-    loop.incoming.cap_silent(0)
+    loop.incoming.end(silent_s=0, begun_s=0, error=late)
+    loop.incoming.expire()
+    assert loop.seen == [ShuttingDownError]
+
+
+def test_a_silent_connection_is_not_waited_for_in_a_drain(loop: Loop) -> None:
+    """Load balancers open some ahead."""
+    loop.incoming.add(loop.conn)
+    loop.incoming.end(silent_s=0, begun_s=60, error=ShuttingDownError("stopping"))
     loop.incoming.expire()
     assert loop.seen == ["gone"]
 

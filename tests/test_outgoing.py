@@ -22,13 +22,19 @@ def poller() -> Iterator[selectors.BaseSelector]:
         yield poller
 
 
-@pytest.fixture
-def pair(poller: selectors.BaseSelector) -> Iterator[tuple[Connection, socket.socket]]:
-    """A connection with an answer that its client, the other end, has not read."""
+def connected(poller: selectors.BaseSelector) -> tuple[Connection, socket.socket]:
+    """Make a connection and its client's end."""
     ours, theirs = socket.socketpair()
     conn = Connection(
         Config(), ClientSocket.adopt(ours), sentinel.client, sentinel.server, limit=1, linger=Lingering(poller).add
     )
+    return conn, theirs
+
+
+@pytest.fixture
+def pair(poller: selectors.BaseSelector) -> Iterator[tuple[Connection, socket.socket]]:
+    """A connection with an answer that its client, the other end, has not read."""
+    conn, theirs = connected(poller)
     conn.sock.sendall(ANSWER)
     yield conn, theirs
     conn.sock.close()
@@ -132,3 +138,17 @@ def test_a_lingering_client_may_go_on_sending_for_a_while(
     assert len(lingering) == 0
     lingering.add(conn)  # closed already
     assert len(lingering) == 0
+
+
+def test_lingering_clients_have_a_limit(poller: selectors.BaseSelector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They count as closed and keep a descriptor each; the oldest makes room."""
+    monkeypatch.setattr(outgoing, "_MOST_LINGERING", 2)
+    lingering = Lingering(poller)
+    pairs = [connected(poller) for _ in range(3)]
+    for conn, _ in pairs:
+        lingering.add(conn)
+    assert len(lingering) == 2
+    assert [conn.sock.fileno() < 0 for conn, _ in pairs] == [True, False, False]
+    for conn, client in pairs:
+        conn.close()
+        client.close()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import time
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -32,6 +33,27 @@ def test_a_probe_accepts_only_while_the_model_is_ready() -> None:
     assert all(accepts(port) for _ in range(200))
     lifecycle.drain()
     wait_until(port, accepting=False)
+
+
+def test_a_probe_outlives_a_moment_without_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A platform would replace a container whose probe refuses."""
+    port, failures = free_port(), [OSError(24, "Too many open files")] * 2
+    accept = socket.socket.accept
+
+    def failing(listener: socket.socket) -> tuple[socket.socket, Any]:
+        if failures:
+            raise failures.pop()
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", failing)
+    lifecycle: Lifecycle[str] = Lifecycle(slots=1)
+    open_tcp_probes((port,), lifecycle)
+    lifecycle.ready("model")
+    wait_until(port, accepting=True)
+    while failures:
+        time.sleep(0.02)
+    assert accepts(port)
+    lifecycle.drain()
 
 
 def test_a_start_that_fails_never_accepts() -> None:

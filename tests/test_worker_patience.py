@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -148,3 +149,23 @@ def test_a_large_answer_arrives_whole_at_a_slow_reader(server: Server) -> None:
     start, _, body = received.partition(b"\r\n\r\n")
     assert start.startswith(b"HTTP/1.1 200 OK")
     assert body == LARGE
+
+
+@pytest.mark.parametrize("silent", [b"", b"X\r\n\r\n"], ids=["silent", "refused and not closed"])
+def test_without_descriptors_room_is_made_at_once(silent: bytes) -> None:
+    """Many more clients than there are descriptors, each taking one: somebody who asks waits no longer than usual.
+
+    Those that have been refused count as closed, and would each keep their descriptor for half a minute.
+    """
+    with Server(module="tests.worker_app", DESCRIPTORS="60") as server:
+        wait_alive(server)
+        lazy = [connect(server, silent) for _ in range(400)]
+        begin = time.monotonic()
+        while time.monotonic() - begin < 3:
+            for connection in lazy:
+                with suppress(OSError):
+                    connection.send(b"x" if silent else b"")
+            assert_quick(server)
+        for connection in lazy:
+            connection.close()
+        assert_quick(server)

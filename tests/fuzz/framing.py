@@ -1,8 +1,10 @@
-"""Where a request ends: the same verdict however its bytes arrive, and never an exception."""
+"""Where a request ends: the same verdict however its bytes arrive, gunicorn's parser agrees, and never an exception."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
 from tests.fuzz.engine import fuzz, instrumented
 
@@ -16,6 +18,10 @@ def seeds() -> Iterator[bytes]:
         b"Expect: 100-continue\r\nContent-Length: 3\r\n",
         b"Transfer-Encoding: gzip, chunked\r\n",
         b"X: y\r\n" * 9,
+        b"X: y\nContent-Length: 5\r\n",
+        b"Content-Length: 0\r\nContent-Length: 5\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Content-Length:\r\n 5\r\n",
     ]
     bodies = [
         b"",
@@ -27,6 +33,32 @@ def seeds() -> Iterator[bytes]:
     for index, head in enumerate(heads):
         for body in bodies:
             yield bytes([index]) + b"POST / HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n" + body
+
+
+def check_parser(request: bytes, *, cut_short: bool) -> None:
+    """Let gunicorn's parser read it: for that, too, it ends where we have found its end."""
+    from gunicorn.http.errors import NoMoreData, ParseException
+    from gunicorn.http.message import Request
+    from gunicorn.http.unreader import IterUnreader
+
+    try:
+        read = Request(settings(), IterUnreader(iter([request])), ("127.0.0.1", 1))
+    except (ParseException, NoMoreData):  # refused, and the connection closed
+        return
+    headers = dict(read.headers)
+    assert "TRANSFER-ENCODING" not in headers
+    assert cut_short or int(headers.get("CONTENT-LENGTH", "0")) == len(read.unreader.take_buffered())
+
+
+@cache
+def settings() -> Any:
+    """gunicorn's, as the server sets them where they change how requests are read."""
+    from gunicorn.config import Config
+
+    made = Config()
+    for name, value in {"secure_scheme_headers": {}, "forwarder_headers": "", "forwarded_allow_ips": "*"}.items():
+        made.set(name, value)
+    return made
 
 
 def one(data: bytes) -> None:
@@ -47,6 +79,7 @@ def one(data: bytes) -> None:
             return complete, kind, frame.cut_short
         request = frame.take(received)
         assert b"\r\n\r\n" in request
+        check_parser(request, cut_short=frame.cut_short)
         assert frame.cut_short or len(request) - request.index(b"\r\n\r\n") - 4 <= _LIMIT
         return complete, kind, frame.cut_short, request, b"" if frame.cut_short else bytes(received)
 

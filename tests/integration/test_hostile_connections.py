@@ -185,3 +185,35 @@ def test_headers_that_a_sidecar_hands_on(minilm: Server) -> None:
         response = httpx.get(f"{minilm.url}/v1/models", headers=headers)
         assert response.status_code == 200
     assert [event["route"] for event in minilm.events("request")[-3:]] == ["/v1/models"] * 3
+
+
+@pytest.mark.parametrize(
+    "line", ["Host: x\nContent-Length: {}", "Content-Length: 0\r\nContent-Length: {}", "Content-Length:\r\n {}"]
+)
+def test_no_body_is_taken_for_a_request(minilm: Server, line: str) -> None:
+    """Whatever stands in the head: 400, and nothing behind it is read."""
+    inner = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    with raw(minilm) as connection:
+        connection.sendall(head(line.format(len(inner)), path="/v1/models") + inner)
+        received = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_body_is_asked_for_once_and_not_if_it_is_too_large(minilm: Server) -> None:
+    """`Expect: 100-continue` is answered before the body comes, by one line, or by a refusal."""
+    body = b'{"input": "a"}'
+    with raw(minilm) as connection:
+        connection.sendall(head("Expect: 100-continue", f"Content-Length: {len(body)}"))
+        assert connection.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        ((status, _),) = read_answers(connection, 1)
+        assert status == 200
+        connection.sendall(head("Expect: 100-continue", "Content-Length: 99999999"))
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_doubled_slash_leads_nowhere(minilm: Server) -> None:
+    """404 in the envelope; a redirect would go to whatever host the client has named."""
+    response = httpx.post(f"{minilm.url}/v1//embeddings", json={"input": "a"}, headers={"Host": "elsewhere"})
+    assert (response.status_code, response.json()["error"]["type"]) == (404, "invalid_request_error")

