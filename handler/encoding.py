@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -14,6 +16,9 @@ import pybase64
 from numpy.typing import NDArray
 
 from handler.errors import InternalError
+from handler.strands import make_way
+
+_SLICE_NUMBERS = 128 * 1024  # that are written at once: eight kilobytes may ask for a hundred megabytes of them
 
 Vectors = NDArray[np.float32]  # (n, dim)
 
@@ -99,9 +104,8 @@ def encode_response(vectors: Vectors, wire: Wire, *, model: str, token_count: in
     head = {"id": f"embd-{os.urandom(16).hex()}", "created": int(time.time()), "model": model}
     usage = {"prompt_tokens": token_count, "total_tokens": token_count}
     if wire.encoding_format == "float":
-        rows = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(vectors)]
-        content = {**head, "object": "list", "data": rows, "usage": usage}
-        return Body(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
+        before = {**head, "object": "list"}
+        return Body(json_around(before, "data", vectors, _embedding_object, {"usage": usage}))
     packed = _packed(vectors, wire)
     if wire.encoding_format == "base64":
         return Body(_base64_json(packed, {"object": "list", **head}, usage))
@@ -109,9 +113,46 @@ def encode_response(vectors: Vectors, wire: Wire, *, model: str, token_count: in
     return Body(packed.tobytes(), "application/octet-stream", headers)
 
 
+def _embedding_object(index: int, row: NDArray[np.float32]) -> dict[str, object]:
+    return {"object": "embedding", "index": index, "embedding": row}
+
+
+def json_around(
+    before: Mapping[str, object],
+    name: str,
+    vectors: Vectors,
+    item: Callable[[int, NDArray[np.float32]], object],
+    after: Mapping[str, object],
+) -> bytes:
+    """Write a JSON object whose field *name* lists what *item* makes of each index and row of (n, dim) *vectors*.
+
+    The fields of *before* and *after* stand around it.
+    """
+    pieces: list[bytes | memoryview] = [orjson.dumps(before)[:-1], b',"%b":' % name.encode()]
+    for begin, end in _slices(vectors):
+        rows = [item(index, vectors[index]) for index in range(begin, end)]
+        written = memoryview(orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY))
+        pieces += [b"," if begin else b"[", written[1:-1]]
+    pieces += [b"],", orjson.dumps(after)[1:]]
+    return b"".join(pieces)
+
+
+def _slices(vectors: NDArray[np.generic]) -> Iterator[tuple[int, int]]:
+    """Cut (n, dim) *vectors* into ranges of rows that are written in milliseconds; between them others go on."""
+    rows = max(1, _SLICE_NUMBERS // vectors.shape[1])
+    for begin in range(0, len(vectors), rows):
+        if begin:
+            make_way()
+        yield begin, min(begin + rows, len(vectors))
+
+
 def _packed(vectors: Vectors, wire: Wire) -> NDArray[np.generic]:
     """Return contiguous *vectors* in the dtype and byte order of *wire*; the same array for plain float32."""
-    packed: NDArray[np.generic] = np.ascontiguousarray(vectors).astype(_DTYPES[wire.embed_dtype], copy=False)
+    packed: NDArray[np.generic] = np.ascontiguousarray(vectors)
+    if (dtype := _DTYPES[wire.embed_dtype]) != packed.dtype:
+        packed = np.empty(vectors.shape, dtype)
+        for begin, end in _slices(vectors):
+            packed[begin:end] = vectors[begin:end]
     little = np.little_endian if wire.endianness == "native" else wire.endianness == "little"
     return packed if little == np.little_endian else packed.view(f"u{packed.itemsize}").byteswap()
 
@@ -123,7 +164,8 @@ def _base64_json(packed: NDArray[np.generic], head: dict[str, object], usage: di
     rows = [
         b'{"object":"embedding","index":%d,"embedding":"%b"}'
         % (index, pybase64.b64encode(flat[index * size : (index + 1) * size]))
-        for index in range(len(packed))
+        for begin, end in _slices(packed)
+        for index in range(begin, end)
     ]
     return b"%b,%b%b%b%b}" % (
         orjson.dumps(head)[:-1],
@@ -148,4 +190,5 @@ def _metadata(packed: NDArray[np.generic], wire: Wire, head: dict[str, object], 
         }
         for index in range(len(packed))
     ]
-    return orjson.dumps({**head, "data": rows, "usage": usage}).decode()
+    told = json.dumps(head, separators=(",", ":"))  # in ASCII, as headers are; a model's name may be in any script
+    return f"{told[:-1]},{orjson.dumps({'data': rows, 'usage': usage}).decode()[1:]}"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
-from handler.encoding import Body, Vectors
+from handler.encoding import Body, Vectors, json_around
 from handler.inquiry import Inquiry, Mixed, Part, Texts
 from handler.protocol import MISSING_CAPABILITY, TokenId
 
@@ -194,7 +194,8 @@ def encode_one(vectors: Vectors, *, token_count: int, model_version: str) -> Bod
 
 def encode_batch(vectors: Vectors, *, token_count: int, model_version: str) -> Body:
     """Write (n, dim) *vectors* as the answer of `batch_semantic_embed`."""
-    return _json(model_version=model_version, embeddings=list(vectors), num_tokens_prompt_total=token_count)
+    after = {"num_tokens_prompt_total": token_count}
+    return Body(json_around({"model_version": model_version}, "embeddings", vectors, lambda _, row: row, after))
 
 
 def encode_tokens(request: TokenizeRequest, tokens: list[tuple[int, str]]) -> dict[str, Any]:

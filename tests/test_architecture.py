@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "compile_cache": set(),
     "warm_ups": set(),
     "vllm_core": {"compile_cache", "errors", "trust", "warm_ups"},
-    "encoding": {"errors"},
+    "encoding": {"errors", "strands"},
     "model_folder": {"errors", "trust", "weights"},
     "weights": {"errors", "s3", "s3_model", "trust"},
     "aws": set(),

@@ -107,3 +107,27 @@ def test_chunks_are_averaged_by_their_lengths() -> None:
     assert merge_chunks(rows, [1, 1, 1, 1], [1, 1, 1, 1], unit_length=True) is rows
     turned = merge_chunks(rows[:2], [2], [3, 1], unit_length=True)
     assert np.allclose(turned, [[0.75, 0.25]])
+
+
+@pytest.mark.parametrize("wire", [Wire(), Wire("base64"), Wire("base64", "float16"), Wire("bytes", "fp8_e5m2", "big")])
+def test_many_numbers_are_written_in_slices_and_others_go_on_between(
+    monkeypatch: pytest.MonkeyPatch, wire: Wire
+) -> None:
+    """A body of eight kilobytes may ask for a hundred megabytes; the answer is the same however it is cut."""
+    monkeypatch.setattr("handler.encoding.time.time", lambda: 1)
+    monkeypatch.setattr("handler.encoding.os.urandom", bytes)
+    ways: list[int] = []
+    monkeypatch.setattr("handler.encoding.make_way", lambda: ways.append(1))
+    whole = encode_response(VECTORS, wire, model="m", token_count=9)
+    assert not ways
+    monkeypatch.setattr("handler.encoding._SLICE_NUMBERS", VECTORS.shape[1])
+    assert encode_response(VECTORS, wire, model="m", token_count=9) == whole
+    assert len(ways) % (len(VECTORS) - 1) == 0
+    assert ways
+
+
+def test_a_header_is_ascii_whatever_the_model_is_called() -> None:
+    """It would be no HTTP otherwise; JSON has a way to write any name."""
+    told = encode_response(VECTORS, Wire("bytes"), model="モデル", token_count=9).headers["metadata"]
+    assert told.isascii()
+    assert json.loads(told)["model"] == "モデル"
