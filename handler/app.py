@@ -15,6 +15,7 @@ from handler.access import Access
 from handler.application import Application, read_body
 from handler.direct import FAILED, DirectEmbeddings, Embed, answer_headers
 from handler.encoding import Encoder, Wire, encode_response
+from handler.envelopes import envelope, speaks_pharia, status_of
 from handler.errors import (
     AuthenticationError,
     InternalError,
@@ -32,7 +33,7 @@ from handler.listings import Listings, ModelCard
 from handler.logs import where
 from handler.metrics import Metrics
 from handler.pages import add_pages
-from handler.pharia_routes import ReadRequest, add_pharia_routes, pharia_embeddings, speaks_pharia
+from handler.pharia_routes import ReadRequest, add_pharia_routes, pharia_embeddings
 from handler.protocol import EmbeddingRequest, parse_request
 from handler.request_log import ANSWER, ERROR, RECEIVED, REQUEST_ID, RequestLog, begin
 from handler.service import Answer, EmbeddingService, LoadedModel
@@ -172,7 +173,9 @@ def _add_probes(app: Flask, service: EmbeddingService, lifecycle: Lifecycle[Load
 def _add_errors(app: Flask) -> None:
     @app.errorhandler(ServiceError)
     def service_error(error: ServiceError) -> Response:
-        response = _pharia_error(error) if speaks_pharia(request.path) else _openai_error(error)
+        pharia = speaks_pharia(request.path)
+        response = jsonify(envelope(error, pharia=pharia))
+        response.status_code = status_of(error, pharia=pharia)
         request.environ[ERROR] = error.code or error.type
         if error.retry_after is not None:
             response.headers["Retry-After"] = str(error.retry_after)
@@ -192,19 +195,6 @@ def _add_errors(app: Flask) -> None:
         # Neither the message nor the values of a foreign exception: they may quote the client's text.
         log.error("request_failed", extra={"error": type(error).__name__, "where": where(error)})
         return service_error(InternalError("something broke on our side; the log has the details"))
-
-
-def _openai_error(error: ServiceError) -> Response:
-    content = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    response = jsonify({"error": content})
-    response.status_code = error.status
-    return response
-
-
-def _pharia_error(error: ServiceError) -> Response:
-    response = jsonify({"error": error.message, "code": error.pharia_code})
-    response.status_code = error.pharia_status or error.status
-    return response
 
 
 def _translated(error: HTTPException) -> ServiceError:

@@ -46,10 +46,9 @@ class Mixed:
 class Chat:
     """Chat messages that the model's template makes one input of."""
 
-    messages: list[dict[str, str]]
-    add_generation_prompt: bool = False
+    messages: list[dict[str, Any]]  # each with its role, and its content as a list of texts
+    options: dict[str, Any] = field(default_factory=dict)  # for the template
     add_special_tokens: bool = False
-    template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """How many vectors are asked for."""

@@ -68,8 +68,9 @@ def _cut(ids: list[int], rule: LengthRule, special: Special, *, index: int) -> l
         raise too_long(index, str(len(ids)), rule)
     prefix, suffix = special
     size = rule.limit - len(prefix) - len(suffix)
-    if size < 1:
-        return [ids[: rule.limit]]
+    if size < 1:  # room for nothing but special tokens, or for some of them
+        kept = [*prefix, *suffix]
+        return [kept[: rule.limit] if rule.side == "right" else kept[len(kept) - rule.limit :]]
     inner = ids[len(prefix) : len(ids) - len(suffix)]
     if rule.long_input == "truncate":
         windows = [inner[:size] if rule.side == "right" else inner[-size:]]

@@ -14,8 +14,8 @@ from pythonjsonlogger.orjson import OrjsonFormatter
 
 # Third parties are heard only from this level on, unless LOG_LEVEL is DEBUG. vLLM warns of each of its own choices.
 _QUIET = {"vllm": "ERROR", "transformers": "ERROR", "urllib3": "WARNING"}
-# These not even then: they log what AWS answers, the content of secrets included.
-_TALKATIVE = {"botocore": "WARNING", "boto3": "WARNING"}
+# These not even then: they log what AWS answers, the content of secrets included, and headers that they cannot read.
+_TALKATIVE = {"botocore": "WARNING", "boto3": "WARNING", "opentelemetry.trace": "ERROR"}
 
 
 # The id of the request that this thread works on, None between two.

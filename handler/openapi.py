@@ -19,7 +19,7 @@ from handler.service import Rules
 Json = dict[str, Any]
 Problem = type[ServiceError]
 
-# Sent by the worker before a path is known, and so in OpenAI's envelope everywhere.
+# Sent by the worker, in OpenAI's envelope where it cannot read a path.
 _OF_CONNECTIONS: tuple[Problem, ...] = (
     *(errors.InvalidRequestError, errors.SlowRequestError, errors.OverloadedError, errors.HeadTooLargeError),
     errors.InternalError,
@@ -126,9 +126,10 @@ class _Description:
     def _errors(self, operation: Operation) -> Json:
         theirs = operation.tag == "PhariaInference"
         found: dict[int, dict[Wire, list[Problem]]] = {}
+        own = answers.PhariaError if theirs else answers.Error
         for envelope, problems in (
-            (answers.PhariaError if theirs else answers.Error, self._problems(operation)),
-            (answers.Error, iter(_OF_CONNECTIONS)),
+            (own, [*self._problems(operation), *_OF_CONNECTIONS]),
+            (answers.Error, _OF_CONNECTIONS),
         ):
             for problem in dict.fromkeys(problems):
                 status = (envelope is answers.PhariaError and problem.pharia_status) or problem.status
@@ -160,8 +161,14 @@ class _Description:
         fields = schemas["EmbeddingRequest"]["properties"]
         forms = fields["input"]["anyOf"][0]["oneOf"]  # one text, texts, token ids, lists of them
         forms[1]["maxItems"] = forms[3]["maxItems"] = self._rules.max_inputs
+        batch = schemas["BatchSemanticRequest"]["properties"]["prompts"]
+        batch["maxItems"] = min(batch["maxItems"], self._rules.max_inputs)
         if not self._rules.allow_token_ids:
             del forms[2:]
+            single = schemas["SemanticRequest"]["properties"]["prompt"]
+            instructed = schemas["InstructableRequest"]["properties"]["input"]
+            for prompt in (batch["items"], single, instructed):
+                del prompt["oneOf"][1]["items"]["oneOf"][1:]  # of a list's items those that are texts
         if self._rules.check_model_name:
             for schema in schemas.values():
                 if "model" in (request := schema.get("properties", {})) and "anyOf" in request["model"]:

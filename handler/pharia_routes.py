@@ -17,19 +17,7 @@ from handler.listings import Listings
 from handler.protocol import parse_body
 from handler.service import EmbeddingService
 
-# First step of a path that its clients ask for; those of other services than embedding are answered 404 in their words.
-_PATHS = {
-    *("semantic_embed", "batch_semantic_embed", "instructable_embed", "tokenize", "detokenize"),
-    *("models_available", "model-settings", "version"),
-    *("embed", "complete", "evaluate", "explain"),
-}
 ReadRequest = Callable[[bytes], tuple[Inquiry, Encoder]]  # from a body to what is asked for, and in which wire format
-
-
-def speaks_pharia(path: str) -> bool:
-    """Whether clients of *path* expect PhariaInference's errors."""
-    steps = path.strip("/").removeprefix("v1/").split("/")
-    return steps[0] in _PATHS or (steps[0] == "models" and steps[2:] != [] and steps[-1] == "tokenizer")
 
 
 def pharia_embeddings(listings: Listings) -> dict[str, ReadRequest]:

@@ -103,7 +103,7 @@ class Prompts:
             return self._typed(input_type)
         if representation is not None:
             return self._in_front(self.representations[representation])
-        return self._named(prompt_name or self.default_name)
+        return self._named(self.default_name if prompt_name is None else prompt_name)
 
     def _named(self, name: str | None) -> Frame:
         if name is None:

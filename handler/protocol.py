@@ -8,7 +8,17 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from handler.errors import InvalidRequestError, MissingCapabilityError
 from handler.inquiry import Chat, Inquiry, Texts, TokenLists
@@ -23,6 +33,7 @@ _MESSAGES = {
     "union_tag_not_found": "must be a string, a list of strings, a list of token ids or a list of such lists",
     "too_short": "must not be empty",
 }
+_DEEPEST_NUMBERS = 5  # of a body: token ids in an item of a prompt in a list of prompts
 MISSING_CAPABILITY = "missing_capability"  # the type of a validation error that is not the client's mistake
 # Tags of unions, which pydantic puts in the path to a field and no client knows; a field's own name comes first.
 _TAGS = {"text", "texts", "tokens", "token_lists", "token_ids", "items", "image"}
@@ -39,7 +50,7 @@ def _input_kind(value: object) -> str | None:
         return "texts"
     if isinstance(first, list):
         return "token_lists"
-    return "tokens" if isinstance(first, int) and not isinstance(first, bool) else None
+    return "tokens" if isinstance(first, int | float) and not isinstance(first, bool) else None
 
 
 Input = Annotated[
@@ -50,17 +61,45 @@ Input = Annotated[
     Discriminator(_input_kind),
 ]
 
-# For the description of the API; `_join_text_parts` and `_check_together` are what checks them.
+# For the description of the API; `_texts` and `_check_together` are what checks them.
 _TEXT_PART = {
     "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "properties": {"type": {"enum": ["text", "input_text"]}, "text": {"type": "string"}},
     "required": ["type", "text"],
 }
-_TEXT_OR_PARTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_PART}]}
+_CONTENT = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"anyOf": [_TEXT_PART, {"type": "string"}]}},
+        {"type": "null"},
+    ]
+}
 _INPUT_OR_MESSAGES = [
     {"required": [given], "properties": {given: {"not": {"type": "null"}}, other: {"type": "null"}}}
     for given, other in (("input", "messages"), ("messages", "input"))
 ]
+
+
+def _texts(content: Any) -> Any:
+    """Bring the three forms of a message's content to one, a list of texts."""
+    if content is None or isinstance(content, str):
+        return [content or ""]
+    if not isinstance(content, list):
+        message = "must be a string, or a list of parts"
+        raise ValueError(message)  # noqa: TRY004 - pydantic's way to say that something is invalid
+    return [_text_of_part(part) for part in content]
+
+
+def _text_of_part(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict) or part.get("type") not in ("text", "input_text"):
+        message = "only text parts can be embedded; this model takes no images or audio"
+        raise ValueError(message)
+    if not isinstance(text := part.get("text"), str):
+        message = "the text of a text part must be a string"
+        raise ValueError(message)  # noqa: TRY004 - as above
+    return text
 
 
 class Message(BaseModel):
@@ -69,22 +108,7 @@ class Message(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
     role: str
-    content: Annotated[str, WithJsonSchema(_TEXT_OR_PARTS)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _join_text_parts(cls, value: Any) -> Any:
-        """Accept OpenAI's list form of `content` where all its parts are text."""
-        parts = value.get("content") if isinstance(value, dict) else None
-        if not isinstance(parts, list):
-            return value
-        if any(not isinstance(part, dict) or part.get("type") != "text" for part in parts):
-            message = "only text parts can be embedded; this model takes no images or audio"
-            raise ValueError(message)
-        if any(not isinstance(part.get("text"), str) for part in parts):
-            message = "the text of a text part must be a string"
-            raise ValueError(message)
-        return {**value, "content": "\n".join(part["text"] for part in parts)}
+    content: Annotated[list[str], BeforeValidator(_texts), WithJsonSchema(_CONTENT)] = [""]
 
 
 class EmbeddingRequest(BaseModel):
@@ -112,12 +136,16 @@ class EmbeddingRequest(BaseModel):
     input_type: str | None = None
     instruction: str | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _check_together(self) -> EmbeddingRequest:
         if (self.input is None) == (self.messages is None):
             message = "give either input or messages"
+            raise ValueError(message)
+        if self.add_generation_prompt and self.continue_final_message:
+            message = "add_generation_prompt and continue_final_message cannot be used together"
             raise ValueError(message)
         if None not in (self.use_activation, self.normalize) and self.use_activation != self.normalize:
             message = "use_activation and normalize mean the same and must not disagree"
@@ -170,11 +198,17 @@ class EmbeddingRequest(BaseModel):
             return Texts(texts, add_special_tokens=self.add_special_tokens is not False)
         if (token_lists := self.token_lists) is not None:
             return TokenLists(token_lists)
+        asked = {
+            "add_generation_prompt": self.add_generation_prompt,
+            "continue_final_message": self.continue_final_message,
+        }
         return Chat(
             [message.model_dump() for message in self.messages or []],
-            add_generation_prompt=bool(self.add_generation_prompt),
+            options={
+                **(self.chat_template_kwargs or {}),
+                **{name: value for name, value in asked.items() if value is not None},
+            },
             add_special_tokens=bool(self.add_special_tokens),
-            template_kwargs=self.chat_template_kwargs or {},
         )
 
 
@@ -202,7 +236,24 @@ def parse_body(body: bytes, wire: type[ModelT]) -> ModelT:
     try:
         return wire.model_validate(content)
     except ValidationError as exc:
-        raise _invalid(exc) from None
+        invalid = exc
+    if any(error["type"] == "int_type" for error in invalid.errors(include_url=False, include_input=False)):
+        try:
+            return wire.model_validate(_with_whole_numbers(content, _DEEPEST_NUMBERS))
+        except ValidationError as exc:
+            invalid = exc
+    raise _invalid(invalid) from None
+
+
+def _with_whole_numbers(value: Any, depth: int) -> Any:
+    """Write 384.0 as 384: to JSON they are the same, and some languages write every number with a point."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if depth and isinstance(value, list):
+        return [_with_whole_numbers(item, depth - 1) for item in value]
+    if depth and isinstance(value, dict):
+        return {key: _with_whole_numbers(item, depth - 1) for key, item in value.items()}
+    return value
 
 
 def _invalid(exc: ValidationError) -> InvalidRequestError:

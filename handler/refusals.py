@@ -11,8 +11,10 @@ import logging
 import re
 import time
 from functools import lru_cache
+from http.client import responses
 from typing import NamedTuple, Protocol
 
+from handler.envelopes import envelope, speaks_pharia, status_of
 from handler.errors import ServiceError
 from handler.logs import current_request, new_request_id
 
@@ -22,6 +24,7 @@ _BUSY_PATHS = {b"/v1/embeddings", b"/embeddings", b"/invocations"}  # whose erro
 _LINE = re.compile(rb"POST ([^ ?\r\n]{1,64})(?:\?[^ \r\n]*)? HTTP/1\.1\r\n")
 # Looked for in a head made lower case, which is several times faster than without regard to case.
 _REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([\x20-\x7e]{1,128}?)[ \t]*\r\n")
+_PATH = re.compile(rb"[A-Z]+ ([^ ?\r\n]+)")
 _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n")
 _LINES_PER_S = 20
 _HEAD_BYTES = 4096  # of a request's beginning that are looked at
@@ -38,6 +41,7 @@ class Asked(NamedTuple):
 
     request_id: str  # the client's own, or one that was made
     closes: bool  # the connection, after the answer
+    pharia: bool  # whether the client expects PhariaInference's errors
 
 
 def asked(received: bytes | bytearray) -> Asked:
@@ -46,7 +50,9 @@ def asked(received: bytes | bytearray) -> Asked:
     lower = head.lower()
     found = _REQUEST_ID.search(lower)
     told = head[slice(*found.span(1))].decode() if found else current_request.get() or new_request_id()
-    return Asked(told, closes=_CLOSE.search(lower) is not None)
+    path = _PATH.match(head)
+    pharia = path is not None and speaks_pharia(path[1].decode(errors="replace"))
+    return Asked(told, closes=_CLOSE.search(lower) is not None, pharia=pharia)
 
 
 class Count(Protocol):
@@ -87,19 +93,25 @@ class Ledger:
         return self._lines <= _LINES_PER_S
 
 
-def refusal(error: ServiceError, *, request_id: str, close: bool = True) -> bytes:
-    """Write *error* as a whole response."""
-    before, after = _around_id(type(error), error.message, error.param, close)  # type: ignore[arg-type]  # mypy looks at __hash__ of the instance
-    return before + request_id.encode() + after
+def refusal(error: ServiceError, asked_for: Asked, *, close: bool = True) -> bytes:
+    """Write *error* as a whole response to what was *asked_for*."""
+    before, after = _around_id(type(error), error.message, error.param, asked_for.pharia, close)  # type: ignore[arg-type]  # mypy looks at __hash__ of the instance
+    return before + asked_for.request_id.encode() + after
 
 
 @lru_cache(maxsize=64)
-def _around_id(kind: type[ServiceError], message: str, param: str | None, close: bool) -> tuple[bytes, bytes]:  # noqa: FBT001 - a key of the cache
+def _around_id(
+    kind: type[ServiceError],
+    message: str,
+    param: str | None,
+    pharia: bool,  # noqa: FBT001 - keys of the cache
+    close: bool,  # noqa: FBT001
+) -> tuple[bytes, bytes]:
     """Write what stands before and behind the request's id; in a flood every refusal is the same but for that."""
-    told = {"message": message, "type": kind.type, "param": param, "code": kind.code}
-    body = json.dumps({"error": told})
+    body = json.dumps(envelope(kind(message, param=param), pharia=pharia))
+    status = status_of(kind, pharia=pharia)
     head = [
-        f"HTTP/1.1 {kind.status.value} {kind.status.phrase}",
+        f"HTTP/1.1 {status} {responses[status]}",
         "Content-Type: application/json",
         "X-Content-Type-Options: nosniff",
         f"Content-Length: {len(body)}",

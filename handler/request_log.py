@@ -17,6 +17,8 @@ from handler.service import Answer
 
 log = logging.getLogger(__name__)
 
+_METHODS = {"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"}  # any other is the client's own text
+
 # Keys of the WSGI environ, which lives exactly as long as one request.
 REQUEST_ID = "embed.request_id"
 RECEIVED = "embed.received"
@@ -61,7 +63,7 @@ class RequestLog:
         seconds = time.monotonic() - environ[RECEIVED]
         fields: dict[str, Any] = {
             "request_id": environ[REQUEST_ID],
-            "method": environ["REQUEST_METHOD"],
+            "method": method if (method := environ["REQUEST_METHOD"]) in _METHODS else "_OTHER",
             "route": route,
             "status": status,
             "total_ms": round(1000 * seconds, 3),

@@ -134,7 +134,7 @@ class EmbeddingService:
         self.check_model_name(inquiry.model)
         count = len(inquiry.inputs)
         if count > rules.max_inputs:
-            message = f"input has {count} items, at most {rules.max_inputs} are taken in one request"
+            message = f"the request has {count} inputs, at most {rules.max_inputs} are taken in one"
             raise InvalidRequestError(message, param="input")
         if isinstance(inquiry.inputs, TokenLists | Mixed) and not rules.allow_token_ids:
             message = (
@@ -149,11 +149,7 @@ class EmbeddingService:
         if isinstance(inputs, TokenLists):
             return tokenizer.check_token_ids(inputs.token_lists, rule)
         if isinstance(inputs, Chat):
-            text = tokenizer.render_chat(
-                inputs.messages,
-                add_generation_prompt=inputs.add_generation_prompt,
-                template_kwargs=inputs.template_kwargs,
-            )
+            text = tokenizer.render_chat(inputs.messages, inputs.options)
             return tokenizer.encode_texts([text], rule, add_special_tokens=inputs.add_special_tokens)
         frame = model.prompts.frame(
             prompt_name=inquiry.prompt_name,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from handler.allocator import Trimmer
+from handler.chat import ChatTemplate
 from handler.errors import InvalidRequestError
 from handler.inquiry import Part
 from handler.lengths import Batch, LengthRule, Side, fit, too_long
@@ -55,7 +56,7 @@ class TextTokenizer:
         *,
         vocab_size: int,
         lower_case: bool = False,
-        chat: Any = None,
+        chat: ChatTemplate | None = None,
         file: Path | None = None,
     ) -> None:
         """Wrap *backend*; *chat* renders messages and *file* is its tokenizer.json, None where the model has none."""
@@ -214,10 +215,8 @@ class TextTokenizer:
             message = f"input {index}: token id {bad} is not in the vocabulary of {self._vocab_size} ids"
             raise InvalidRequestError(message, param="input")
 
-    def render_chat(
-        self, messages: list[dict[str, str]], *, add_generation_prompt: bool, template_kwargs: dict[str, Any]
-    ) -> str:
-        """Render chat messages by the model's template.
+    def render_chat(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> str:
+        """Render chat messages by the model's template; see `ChatTemplate`.
 
         Raises:
             InvalidRequestError: the model has no template, or the template refuses these messages.
@@ -225,12 +224,7 @@ class TextTokenizer:
         if self._chat is None:
             message = "this model has no chat template; send input instead of messages"
             raise InvalidRequestError(message, param="messages")
-        allowed = {key: value for key, value in template_kwargs.items() if key not in ("tokenize", "chat_template")}
-        try:
-            return str(self._chat(messages, add_generation_prompt=add_generation_prompt, tokenize=False, **allowed))
-        except Exception as exc:  # a template is the model's own program and may raise anything
-            message = "the model's chat template refuses these messages"
-            raise InvalidRequestError(message, param="messages") from exc
+        return self._chat.render(messages, options)
 
 
 def _calls(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from handler.chat import ChatTemplate
 from handler.errors import StartError
 from handler.tokenization import TextTokenizer
 from handler.trust import needs_code
@@ -46,7 +47,7 @@ def load_tokenizer(path: Path, *, lower_case: bool, vocab_size: int | None, trus
         backend,
         vocab_size=min(known, vocab_size or known),
         lower_case=lower_case,
-        chat=tokenizer.apply_chat_template if tokenizer.chat_template else None,
+        chat=ChatTemplate(tokenizer.apply_chat_template) if tokenizer.chat_template else None,
         file=path / "tokenizer.json" if (path / "tokenizer.json").is_file() else None,
     )
 

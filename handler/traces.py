@@ -21,7 +21,6 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from handler import __version__
 from handler.finished import Finished
 
-_METHODS = {"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"}
 _FLUSH_S = 1.5  # gunicorn's master waits two seconds longer than the drain
 
 
@@ -42,7 +41,7 @@ class Tracer:
         end_ns = time.time_ns()
         begin_ns = end_ns - round(1e6 * finished.total_ms)
         span = self._tracer.start_span(
-            f"{_method(finished)} {finished.route}",
+            f"{finished.method} {finished.route}",
             context=self._propagator.extract(finished.trace),
             kind=SpanKind.SERVER,
             attributes=self._attributes(finished),
@@ -56,7 +55,7 @@ class Tracer:
 
     def _attributes(self, finished: Finished) -> dict[str, str | int]:
         attributes: dict[str, str | int] = {
-            "http.request.method": _method(finished),
+            "http.request.method": finished.method,
             "http.route": finished.route,
             "http.response.status_code": finished.status,
             "url.scheme": "http",
@@ -85,7 +84,3 @@ class Tracer:
         flush = threading.Thread(target=self._provider.shutdown, name="traces-flush", daemon=True)
         flush.start()
         flush.join(_FLUSH_S)
-
-
-def _method(finished: Finished) -> str:
-    return finished.method if finished.method in _METHODS else "_OTHER"

@@ -12,6 +12,7 @@ HANDLER = Path(__file__).parents[1] / "handler"
 # module -> what it may import from `handler`; imports go one way
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "envelopes": {"errors"},
     "settings": {"caches", "errors"},
     "logs": set(),
     "inquiry": set(),
@@ -21,8 +22,9 @@ ALLOWED: dict[str, set[str]] = {
     "trust": {"errors"},
     "allocator": set(),
     "lengths": {"errors"},
-    "tokenization": {"allocator", "errors", "inquiry", "lengths"},
-    "tokenizer_files": {"errors", "tokenization", "trust"},
+    "chat": {"errors"},
+    "tokenization": {"allocator", "chat", "errors", "inquiry", "lengths"},
+    "tokenizer_files": {"chat", "errors", "tokenization", "trust"},
     "strands": set(),
     "engine": {"allocator", "errors", "strands"},
     "compile_cache": set(),
@@ -62,8 +64,8 @@ ALLOWED: dict[str, set[str]] = {
     "request_log": {"finished", "logs", "metrics", "service"},
     "direct": {"request_log", "service"},
     "app": {
-        *("access", "application", "direct", "encoding", "errors", "finished", "inquiry", "lifecycle", "listings"),
-        *("logs", "metrics", "pages", "pharia_routes", "protocol", "request_log", "service"),
+        *("access", "application", "direct", "encoding", "envelopes", "errors", "finished", "inquiry", "lifecycle"),
+        *("listings", "logs", "metrics", "pages", "pharia_routes", "protocol", "request_log", "service"),
     },
     "cold_start": {
         *("caches", "encoding", "engine", "errors", "lengths", "lifecycle", "model_folder", "prompts", "service"),
@@ -77,7 +79,7 @@ ALLOWED: dict[str, set[str]] = {
     "connections": {"errors", "framing"},
     "incoming": {"connections", "errors"},
     "outgoing": {"connections"},
-    "refusals": {"errors", "logs"},
+    "refusals": {"envelopes", "errors", "logs"},
     "room": {"incoming", "outgoing"},
     "worker": {"connections", "errors", "incoming", "lifecycle", "logs", "outgoing", "refusals", "room", "strands"},
     "gunicorn_conf": {"errors", "logs", "settings", "worker"},

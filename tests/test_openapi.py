@@ -10,11 +10,14 @@ import pytest
 from flask.testing import FlaskClient
 from openapi_spec_validator import validate
 
+from handler.chat import ChatTemplate
 from handler.errors import DeadlineExceededError, EngineDeadError, OverloadedError
 from handler.lifecycle import Lifecycle
 from handler.openapi import describe
 from handler.service import EmbeddingService, LoadedModel, Rules
-from tests.fake_app import build
+from handler.tokenization import TextTokenizer
+from tests.fake_app import build, loaded
+from tests.fakes import VOCABULARY, ByteTokenizer, SumCore
 from tests.pharia_requests import BODIES, text, token_ids
 
 RULES = Rules(names=("sum", "alias"))
@@ -84,8 +87,10 @@ class Described:
 
 @pytest.fixture(scope="module")
 def described() -> Described:
-    """A ready server without keys."""
-    return Described(build())
+    """A ready server without keys, whose model has a chat template."""
+    chat = ChatTemplate(lambda *_, **__: "rendered")
+    tokenizer = TextTokenizer(ByteTokenizer(), vocab_size=VOCABULARY, chat=chat)
+    return Described(build(model=loaded(SumCore(), tokenizer=tokenizer)))
 
 
 def test_every_route_is_described_and_no_other() -> None:
@@ -184,9 +189,26 @@ def test_a_wrong_method_is_told_the_right_ones(described: Described, path: str, 
     described.check(answer["content"]["application/json"]["schema"], response.json)
 
 
-INPUTS: list[Any] = ["a", "", ["a"], [1], [[1], [2, 3]], [], [[]], [True], ["a", 1], [1, "a"], 5, {}, None]
+INPUTS: list[Any] = [
+    "a",
+    "",
+    ["a"],
+    [1],
+    [1.0],
+    [[1.0]],
+    [1.5],
+    [[1], [2, 3]],
+    [],
+    [[]],
+    [True],
+    ["a", 1],
+    [1, "a"],
+    5,
+    {},
+    None,
+]
 FIELDS: dict[str, tuple[Any, ...]] = {
-    "dimensions": (2, None, 0, -1, "2", 2.5, True),
+    "dimensions": (2, 2.0, None, 0, 0.0, -1, "2", 2.5, True),
     "encoding_format": ("float", "base64", "bytes", None, "other", 1),
     "embed_dtype": ("float16", None, "int8"),
     "endianness": ("big", None, "middle"),
@@ -195,7 +217,7 @@ FIELDS: dict[str, tuple[Any, ...]] = {
     "truncation_side": ("left", None, "up"),
     "add_special_tokens": (True, None, 1, "true"),
     "normalize": (False, None, 0),
-    "priority": (-(2**63), 2**63 - 1, None, 2**63, 0.5),
+    "priority": (-(2**63), 2**63 - 1, 1.0, None, 2**63, 0.5),
     "prompt_name": ("query", None, 5),
     "instruction": ("i", None, []),
     "chat_template_kwargs": ({"a": 1}, None, []),
@@ -208,6 +230,11 @@ MESSAGES: list[Any] = [
     [{}],
     [{"role": "user"}],
     [{"role": "user", "content": None}],
+    [{"role": "user", "content": "a"}, {"role": "assistant", "content": ["a", {"type": "text", "text": "b"}]}],
+    [{"role": "user", "content": [{"type": "input_text", "text": "b"}]}],
+    [{"role": "user", "content": []}],
+    [{"role": "user", "content": 5}],
+    [{"role": "user", "content": [5]}],
     [{"role": 1, "content": "a"}],
     [{"role": "user", "content": [{"type": "text"}]}],
     [{"role": "user", "content": [{"type": "text", "text": 5}]}],
@@ -249,16 +276,26 @@ def test_the_description_allows_what_the_server_takes(described: Described, path
 def test_the_operators_limits_are_in_it() -> None:
     """Number of inputs, names, and whether token ids are taken."""
 
-    def takes(rules: dict[str, Any], **body: Any) -> bool:
+    def takes(rules: dict[str, Any], path: str = "/v1/embeddings", **body: Any) -> bool:
         client = build(rules=rules)
         described = Described(client)
-        assert described.takes("/v1/embeddings", body) == (client.post("/v1/embeddings", json=body).status_code == 200)
-        return described.takes("/v1/embeddings", body)
+        assert described.takes(path, body) == (client.post(path, json=body).status_code == 200)
+        return described.takes(path, body)
 
     assert [takes({"max_inputs": 2}, input=count * ["a"]) for count in (2, 3)] == [True, False]
     assert [takes({"max_inputs": 2}, input=count * [[1]]) for count in (2, 3)] == [True, False]
     assert [takes({"allow_token_ids": False}, input=form) for form in (["a"], [1], [[1]])] == [True, False, False]
     assert [takes({"check_model_name": check}, input="a", model="other") for check in (True, False)] == [False, True]
+    for route, field in (
+        ("semantic_embed", "prompt"),
+        ("batch_semantic_embed", "prompts"),
+        ("instructable_embed", "input"),
+    ):
+        prompts = [[part] if field == "prompts" else part for part in ([text("a")], [token_ids(100)])]
+        bodies = [BODIES[route] | {field: prompt} for prompt in prompts]
+        assert [takes({"allow_token_ids": False}, f"/v1/{route}", **body) for body in bodies] == [True, False]
+    batches = [BODIES["batch_semantic_embed"] | {"prompts": ["a"] * count} for count in (2, 3)]
+    assert [takes({"max_inputs": 2}, "/v1/batch_semantic_embed", **batch) for batch in batches] == [True, False]
 
 
 def test_keys_are_in_it_where_they_are_needed() -> None:

@@ -7,6 +7,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from handler.access import Access
+from handler.envelopes import speaks_pharia
 from handler.errors import (
     AuthenticationError,
     ContextLengthError,
@@ -26,7 +27,6 @@ from handler.errors import (
 )
 from handler.lifecycle import Lifecycle
 from handler.model_folder import Matryoshka
-from handler.pharia_routes import speaks_pharia
 from handler.prompts import Prompts
 from handler.service import EmbeddingService, LoadedModel
 from tests.fake_app import build, loaded

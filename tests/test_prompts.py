@@ -30,6 +30,8 @@ def test_a_named_prompt() -> None:
     assert list(prompts("query").frame(prompt_name="passage").apply(["a"])) == ["passage: a"]
     with pytest.raises(InvalidRequestError, match="it has query, passage"):
         prompts().frame(prompt_name="clustering")
+    with pytest.raises(InvalidRequestError, match="it has query, passage"):
+        prompts("query").frame(prompt_name="")
 
 
 @pytest.mark.parametrize(

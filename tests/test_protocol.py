@@ -78,7 +78,7 @@ def test_other_inputs_are_refused(value: Any) -> None:
         {"endianness": "middle"},
         {"dimensions": 0},
         {"dimensions": "64"},
-        {"dimensions": 64.0},
+        {"dimensions": 64.5},
         {"dimensions": True},
         {"truncate_prompt_tokens": -2},
         {"truncation_side": "both"},
@@ -141,12 +141,15 @@ def test_input_and_messages_exclude_each_other() -> None:
         parse(input="a", messages=[{"role": "user", "content": "a"}])
 
 
-def test_text_parts_of_messages_are_joined_and_images_refused() -> None:
+def test_messages_are_texts_and_images_refused() -> None:
     """OpenAI's clients send content as a string or as a list of parts."""
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     request = parse(messages=[{"role": "user", "content": parts}])
     assert request.messages is not None
-    assert request.messages[0].content == "a\nb"
+    assert request.messages[0].content == ["a", "b"]
+    for content, texts in ((None, [""]), ("a", ["a"]), (["a", {"type": "input_text", "text": "b"}], ["a", "b"])):
+        assert parse(messages=[{"role": "user", "content": content}]).messages[0].content == texts  # type: ignore[index]
+    assert parse(messages=[{"role": "assistant"}]).messages[0].content == [""]  # type: ignore[index]
     with pytest.raises(InvalidRequestError, match="only text parts"):
         parse(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}])
 
@@ -197,9 +200,42 @@ def test_the_other_inputs_reach_the_inner_request() -> None:
     """Token ids as they are, messages as one input."""
     assert parse(input=[1, 2]).inquiry().inputs == TokenLists([[1, 2]])
     messages = [{"role": "user", "content": "a"}]
+    read = [{"role": "user", "content": ["a"]}]
     plain = parse(messages=messages).inquiry().inputs
-    assert (plain, len(plain)) == (Chat(messages), 1)
-    asked = parse(messages=messages, add_generation_prompt=True, add_special_tokens=True, chat_template_kwargs={"x": 1})
-    assert asked.inquiry().inputs == Chat(
-        messages, add_generation_prompt=True, add_special_tokens=True, template_kwargs={"x": 1}
-    )
+    assert (plain, len(plain)) == (Chat(read), 1)
+    kwargs = {"x": 1, "add_generation_prompt": False}
+    asked = parse(messages=messages, add_generation_prompt=True, add_special_tokens=True, chat_template_kwargs=kwargs)
+    told = {"x": 1, "add_generation_prompt": True}
+    assert asked.inquiry().inputs == Chat(read, told, add_special_tokens=True)
+    going_on = parse(messages=messages, continue_final_message=True).inquiry().inputs
+    assert going_on == Chat(read, {"continue_final_message": True})
+    with pytest.raises(InvalidRequestError, match="cannot be used together"):
+        parse(messages=messages, continue_final_message=True, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [
+        ({"input": "a", "dimensions": 384.0}, {"input": "a", "dimensions": 384}),
+        ({"input": "a", "truncate_prompt_tokens": -1.0}, {"input": "a", "truncate_prompt_tokens": -1}),
+        ({"input": "a", "priority": 1.0}, {"input": "a", "priority": 1}),
+        ({"input": [101.0, 5, 102.0]}, {"input": [101, 5, 102]}),
+        ({"input": [[101], [5.0]]}, {"input": [[101], [5]]}),
+    ],
+)
+def test_a_whole_number_may_have_a_point(sent: dict[str, Any], meant: dict[str, Any]) -> None:
+    """Languages that know one kind of number write all of them so, and to JSON they are the same."""
+    assert parse(**sent) == parse(**meant)
+
+
+@pytest.mark.parametrize(
+    "field", [{"dimensions": 1.5}, {"dimensions": True}, {"dimensions": "384"}, {"dimensions": 0.0}]
+)
+def test_what_is_no_whole_number_is_refused(field: dict[str, Any]) -> None:
+    """By its field."""
+    with pytest.raises(InvalidRequestError, match="dimensions: ") as caught:
+        parse(input="a", **field)
+    assert caught.value.param == "dimensions"
+    for ids in ([1.5], [1, True], [[1, "2"]], [1.0, 1.5]):
+        with pytest.raises(InvalidRequestError, match="input"):
+            parse(input=ids)

@@ -39,6 +39,7 @@ def stopped() -> Iterator[tuple[Collector, Server]]:
 def ask(server: Server) -> None:
     """One good request in the client's trace, one bad, one that finds nothing, and a probe."""
     headers = {"Authorization": f"Bearer key-{MARK}", "traceparent": f"00-{TRACE}-{PARENT}-01"}
+    headers["tracestate"] = f"{MARK} is no member"
     body = {"input": [f"{MARK} one", MARK], "user": MARK}
     assert httpx.post(f"{server.url}/v1/embeddings", json=body, headers=headers, timeout=60).status_code == 200
     assert httpx.post(f"{server.url}/v1/embeddings", json={"input": {MARK: 1}}, headers=headers).status_code == 400
@@ -111,6 +112,8 @@ def test_nothing_of_a_request_leaves(stopped: tuple[Collector, Server]) -> None:
     assert all(mark.encode() not in body for _, body in collector.received for mark in (MARK, METHOD))
     assert len([each for each in collector.spans() if each.kind == Span.SPAN_KIND_SERVER]) == 3
     assert all(MARK not in json.dumps(line) for line in server.events("metrics"))
+    assert MARK not in server.log()
+    assert METHOD not in server.log()
 
 
 def test_the_rest_is_written_when_the_server_stops(stopped: tuple[Collector, Server]) -> None:
