@@ -113,3 +113,18 @@ def _exchange_stamp(root: Path, version: str) -> str | None:
         root.mkdir(parents=True, exist_ok=True)
         stamp.write_text(version)
     return before if before is None or re.fullmatch(r"[\w.+-]+", before) else "unreadable"
+
+
+def usable(chosen: Path) -> tuple[Path, str | None]:
+    """Return a folder that can be written, *chosen* if it can, and why another has taken its place."""
+    problem = write_problem(chosen)
+    if problem is None:
+        return chosen, None
+    try:
+        other = Path(tempfile.mkdtemp(prefix="serverless-embeddings-"))
+    except OSError:
+        other = None
+    if other is None or write_problem(other) is not None:
+        return chosen, f"{chosen} cannot be written: {problem}; nor can any folder for temporary files"
+    reason = f"{chosen} cannot be written: {problem}; caches go to {other} and are gone with this container"
+    return other, reason

@@ -24,10 +24,11 @@ from handler.tokenization import TextTokenizer
 from handler.tokenizer_files import load_tokenizer
 from handler.trust import check_load_format
 from handler.vllm_core import EngineOptions, VllmCore, check_installation, import_vllm
-from handler.weights import Located, check_weights, locate_model, overlay, read_ahead
+from handler.weights import Located, beside_single, check_weights, locate_model, overlay, read_ahead
 
 log = logging.getLogger(__name__)
 
+_PLAIN_FORMATS = {"auto", "hf", "safetensors"}  # of weights, which are read as Transformers reads them
 _WARM_UP_TIMEOUT_S = 300
 _UNIT_TOLERANCE = 1e-3
 
@@ -166,8 +167,10 @@ def _fetching(located: Located, lifecycle: Lifecycle[LoadedModel], settings: Set
 
 
 def _engine_options(settings: Settings, folder: ModelFolder, *, streamed_from: str | None) -> EngineOptions:
+    plain = settings.engine_args.get("load_format", settings.load_format) in _PLAIN_FORMATS
     return EngineOptions(
-        model=str(overlay(folder.path, folder.patches)),
+        model=str(overlay(folder.path, folder.patches, beside_single(folder.path) if plain else frozenset())),
+        shown_as=str(folder.path),
         streamed_from=streamed_from,
         pooling=folder.pooling,
         normalizes=folder.normalizes,

@@ -70,5 +70,5 @@ class Inquiry:
     dimensions: int | None = None
     unit_length: bool | None = None
     truncate_to: int | None = None  # tokens; -1: as many as the model takes
-    truncation_side: Literal["left", "right"] = "right"
+    truncation_side: Literal["left", "right"] | None = None  # None: the tokenizer's own
     priority: int = 0  # lower is sooner, where the engine schedules by it

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from handler.errors import StartError
+from handler.model_patches import Patches, config_patch, length_patch
 from handler.trust import check_inside, pickled
 from handler.weights import check_safetensors
 
@@ -36,7 +37,9 @@ _ENCODER_CONFIGS = tuple(
 # Trained with Matryoshka loss, but their configs do not say so (sizes from their model cards).
 _MATRYOSHKA_FAMILIES: dict[str, tuple[int, ...]] = {"gemma3_text": (512, 256, 128)}
 _QWEN3_EMBEDDING_MINIMUM = 32
-_ROBERTAS = {"roberta", "xlm-roberta", "camembert"}  # their positions begin behind the padding id
+# In `tokenizer_args` of sentence-transformers: what changes no token.
+_HARMLESS_ARGS = {"use_fast", "trust_remote_code", "padding_side", "truncation_side", "model_max_length", "max_length"}
+_HARMLESS_ARGS |= {"clean_up_tokenization_spaces", "local_files_only", "token", "revision", "cache_dir"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class ModelFolder:
     normalizes: bool
     dense_layers: int = 0
     lower_case: bool = False
-    patches: dict[str, dict[str, Any]] = field(default_factory=dict)  # file -> content that vLLM must see instead
+    patches: Patches = field(default_factory=dict)  # what vLLM must see instead of some files
     vocab_size: int | None = None
     dtype: str | None = None  # of the checkpoint, as config.json calls it
     prompts: dict[str, str] = field(default_factory=dict)
@@ -85,13 +88,28 @@ def read_model_folder(
             allowed, or a module that vLLM would serve differently.
     """
     _check_folder(path)
+    try:
+        return _read_model_folder(path, matryoshka, allow_pickled=allow_pickled)
+    except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as exc:
+        message = (
+            f"{path}: config.json or another JSON file holds a value of a kind that does not belong there "
+            f"({type(exc).__name__}); download the model again"
+        )
+        raise StartError(message) from exc
+
+
+def _read_model_folder(
+    path: Path, matryoshka: Literal["any"] | tuple[int, ...] | None, *, allow_pickled: bool
+) -> ModelFolder:
     config = _read_object(path / "config.json", required=True)
     prompts = _read_object(path / "config_sentence_transformers.json")
     encoder_file = next((name for name in _ENCODER_CONFIGS if (path / name).is_file()), _ENCODER_CONFIGS[0])
     encoder = _read_object(path / encoder_file)
     modules = _read_modules(path)
-    _check_tokenizer_names(path)
+    tokenizer = _read_object(path / "tokenizer_config.json")
+    _check_tokenizer(path, tokenizer, path / encoder_file, encoder)
     kinds = [kind for kind, _ in modules]
+    length = length_patch(config, encoder_file, encoder, tokenizer if modules else None)
     return ModelFolder(
         path=path,
         architecture=(config.get("architectures") or ["?"])[0],
@@ -99,38 +117,13 @@ def read_model_folder(
         normalizes=not modules or "Normalize" in kinds,
         dense_layers=_check_dense(path, modules, allow_pickled=allow_pickled),
         lower_case=bool(encoder.get("do_lower_case", False)),
-        patches=_config_patch(config) | _length_patch(config, encoder_file, encoder),
+        patches=config_patch(config) | length,
         vocab_size=config.get("vocab_size"),
         dtype=config.get("dtype") or config.get("torch_dtype"),
         prompts={name: text or "" for name, text in (prompts.get("prompts") or {}).items()},
-        default_prompt_name=prompts.get("default_prompt_name"),
+        default_prompt_name=_default_prompt_name(path, prompts),
         matryoshka=_matryoshka(path, config, matryoshka),
     )
-
-
-def _config_patch(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Name RoBERTa's kind of positions, which vLLM needs and Transformers 5 does not write any more."""
-    if config.get("model_type") not in _ROBERTAS or "position_embedding_type" in config:
-        return {}
-    return {"config.json": {**config, "position_embedding_type": "absolute"}}
-
-
-def _length_patch(config: dict[str, Any], file: str, encoder: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Keep vLLM from taking more tokens than there are positions; past them it reads other memory or fails.
-
-    It believes `max_seq_length` unchecked, cannot read a null there, and counts RoBERTa's padding positions as usable.
-    """
-    positions = config.get("max_position_embeddings")
-    wanted = encoder.get("max_seq_length")
-    if config.get("model_type") in _ROBERTAS and positions is not None:
-        positions -= (config.get("pad_token_id") or 0) + 1
-        wanted = wanted or positions
-    if wanted is not None and positions is not None:
-        wanted = min(wanted, positions)
-    patched = {key: value for key, value in encoder.items() if key != "max_seq_length"}
-    if wanted is not None:
-        patched["max_seq_length"] = wanted
-    return {file: patched} if patched != encoder else {}
 
 
 def _check_folder(path: Path) -> None:
@@ -187,6 +180,12 @@ def _read_modules(path: Path) -> list[tuple[str, str]]:
     kinds = [name.rsplit(".", 1)[-1] for name, _ in modules]
     for (name, folder), kind in zip(modules, kinds, strict=True):
         check_inside(folder, file)
+        if kind == "Transformer" and folder.strip("./"):
+            message = (
+                f"{file}: the Transformer lies in {folder}, where vLLM does not look; "
+                "move its files to the root of the model's folder and leave its path empty"
+            )
+            raise StartError(message)
         if kind not in _ORDER or not name.startswith(("sentence_transformers.", "custom_st.Transformer")):
             message = f"{file}: module {name} is not one that vLLM computes ({', '.join(_ORDER)} are); not served"
             raise StartError(message)
@@ -196,11 +195,22 @@ def _read_modules(path: Path) -> list[tuple[str, str]]:
     return [(kind, folder) for kind, (_, folder) in zip(kinds, modules, strict=True)]
 
 
-def _check_tokenizer_names(path: Path) -> None:
-    """Look at the one list of files that Transformers would follow out of the folder."""
-    names = _read_object(path / "tokenizer_config.json").get("fast_tokenizer_files")
+def _default_prompt_name(path: Path, prompts: dict[str, Any]) -> str | None:
+    name: str | None = prompts.get("default_prompt_name") or None
+    if name is not None and name not in (prompts.get("prompts") or {}):
+        message = f"{path}/config_sentence_transformers.json: default_prompt_name {name!r} is none of its prompts"
+        raise StartError(message)
+    return name
+
+
+def _check_tokenizer(path: Path, tokenizer: dict[str, Any], encoder_file: Path, encoder: dict[str, Any]) -> None:
+    """Look at the one list of files that Transformers would follow out of the folder, and at what it is not told."""
+    names = tokenizer.get("fast_tokenizer_files")
     for name in names if isinstance(names, list) else ():
         check_inside(str(name), path / "tokenizer_config.json")
+    if strange := sorted((encoder.get("tokenizer_args") or {}).keys() - _HARMLESS_ARGS):
+        message = f"{encoder_file}: tokenizer_args with {', '.join(strange)}, which is not obeyed here; not served"
+        raise StartError(message)
 
 
 def _pooling(path: Path, modules: list[tuple[str, str]]) -> Pooling | None:
@@ -256,6 +266,9 @@ def _matryoshka(path: Path, config: dict[str, Any], override: Literal["any"] | t
     if override is not None:
         return Matryoshka(minimum=1) if override == "any" else Matryoshka(sizes=override)
     if sizes := config.get("matryoshka_dimensions"):
+        if not isinstance(sizes, list):
+            message = f"{path}/config.json: matryoshka_dimensions must be a list"
+            raise StartError(message)
         return Matryoshka(sizes=tuple(int(size) for size in sizes))
     if config.get("is_matryoshka"):
         return Matryoshka(minimum=1)

@@ -189,7 +189,7 @@ class EmbeddingRequest(BaseModel):
             dimensions=self.dimensions,
             unit_length=self.unit_length,
             truncate_to=self.truncate_prompt_tokens,
-            truncation_side=self.truncation_side or "right",
+            truncation_side=self.truncation_side,
             priority=self.priority or 0,
         )
 

@@ -26,10 +26,11 @@ _PARTS = (
 )
 _NOT_NEEDED = ("*.index.json", "data_config.json", "trainer_state.json", "*_results.json", "modelcard.json")
 _SAFETENSORS_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
 _BIN_INDEX = "pytorch_model.bin.index.json"
 # In the folder of a module and in the root: the first kind that is there is read.
-_MODULE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_ROOT_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "*.safetensors", "pytorch_model*.bin")
+_MODULE_WEIGHTS = (_SINGLE, "pytorch_model.bin")
+_ROOT_WEIGHTS = (_SINGLE, "model-*-of-*.safetensors", "*.safetensors", "pytorch_model*.bin")
 _PICKLED = ".bin"
 
 
@@ -145,14 +146,14 @@ def _module_paths(folder: Path) -> list[str]:
 def choose_weights(
     objects: Iterable[S3Object], folder: Path, location: S3Location, *, allow_pickled: bool = False
 ) -> list[S3Object]:
-    """Choose the weights in the root: the shards that an index in *folder* names, else safetensors, else `.bin`.
+    """Choose the weights in the root: model.safetensors, the shards that an index in *folder* names, else `.bin`.
 
     Raises:
         StartError: there are none, a shard is missing, or they are pickled and that is not allowed.
     """
     root = {entry.name: entry for entry in objects if "/" not in entry.name}
     for index in (_SAFETENSORS_INDEX, _BIN_INDEX):
-        if (folder / index).is_file():
+        if (folder / index).is_file() and _SINGLE not in root:
             shards = [_shard(root, name, location) for name in _shards(folder / index, location)]
             return _allowed(shards, allow_pickled=allow_pickled)
     chosen = _allowed(_first_kind(root.values(), _ROOT_WEIGHTS), allow_pickled=allow_pickled)

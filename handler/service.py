@@ -165,13 +165,13 @@ class EmbeddingService:
         return replace(batch, token_count=bare.token_count)
 
     def _length_rule(self, inquiry: Inquiry, model: LoadedModel) -> LengthRule:
-        wanted = inquiry.truncate_to
+        wanted, side = inquiry.truncate_to, inquiry.truncation_side or model.tokenizer.truncation_side
         if wanted is None:
-            return LengthRule(model.max_tokens, self.rules.long_input, inquiry.truncation_side)
+            return LengthRule(model.max_tokens, self.rules.long_input, side)
         if wanted > model.max_tokens or wanted == 0:
             message = f"truncate_prompt_tokens must be -1 or from 1 to {model.max_tokens}, what this model takes"
             raise InvalidRequestError(message, param="truncate_prompt_tokens")
-        return LengthRule(model.max_tokens if wanted == -1 else wanted, "truncate", inquiry.truncation_side)
+        return LengthRule(model.max_tokens if wanted == -1 else wanted, "truncate", side)
 
 
 def _encode_framed(

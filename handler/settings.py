@@ -17,18 +17,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from handler.caches import write_problem
+from handler.caches import usable, write_problem
 from handler.errors import StartError
 
 PREFIX = "EMBED_"
 # What Kubernetes injects into every pod for a Service that is named "embed".
 _KUBERNETES_SERVICE = re.compile(r"EMBED_(.*SERVICE_HOST|.*SERVICE_PORT.*|PORT|PORT_\d+_(TCP|UDP).*)$")
 
+_LONGEST_S = 1_000_000  # more than timers of the standard library could not wait for ever
 _URL = r"^https?://\S+$"
-
-
-def _comma_list(value: object) -> object:
-    return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
 
 
 def _json(value: object) -> object:
@@ -41,6 +38,20 @@ def _json(value: object) -> object:
         raise ValueError(message) from exc
 
 
+def _comma_list(value: object) -> object:
+    """Take a comma list, or a JSON list, which some deployment tools write."""
+    if not isinstance(value, str) or value.lstrip().startswith("["):
+        return _json(value)
+    return tuple(item.strip() for item in value.split(",") if item.strip())
+
+
+def _keys(value: object) -> object:
+    if not (keys := _comma_list(value)) and value:
+        message = "holds no key; leave it unset where everybody may ask"
+        raise ValueError(message)
+    return keys
+
+
 def _matryoshka(value: object) -> object:
     return value if value == "any" else _comma_list(value)
 
@@ -49,7 +60,8 @@ CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
 PortList = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode, BeforeValidator(_comma_list)]
 JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)]
 JsonList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json)]
-Matryoshka = Annotated[Literal["any"] | tuple[int, ...] | None, NoDecode, BeforeValidator(_matryoshka)]
+Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+Matryoshka = Annotated[Literal["any"] | Sizes | None, NoDecode, BeforeValidator(_matryoshka)]
 
 
 class Settings(BaseSettings):
@@ -95,13 +107,13 @@ class Settings(BaseSettings):
     representation_symmetric: str | None = None
     instruction_template: str = "Instruct: {instruction}\nQuery:{text}"
     check_model_name: bool = True
-    request_timeout_s: float = Field(default=120, gt=0)
+    request_timeout_s: float = Field(default=120, gt=0, le=_LONGEST_S)
     max_concurrent_requests: int = Field(default=64, ge=1, le=1024)
 
     # Access
-    api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_comma_list)] = ()
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)] = ()
     api_keys_secret_id: str | None = None
-    api_keys_refresh_s: float = Field(default=300, ge=0)
+    api_keys_refresh_s: float = Field(default=300, ge=0, le=_LONGEST_S)
     trust_platform_auth: bool = False
     cors_allow_origins: CommaList = ()
     pages_need_key: bool = False
@@ -121,9 +133,9 @@ class Settings(BaseSettings):
     otel_service_name: str | None = Field(default=None, validation_alias="OTEL_SERVICE_NAME")
     service_name: str = "serverless-embeddings"
     service_role: str = "worker"
-    start_timeout_s: float = Field(default=900, gt=0)
-    drain_timeout_s: float = Field(default=8, ge=0)
-    cold_start_wait_s: float = Field(default=0, ge=0)
+    start_timeout_s: float = Field(default=900, gt=0, le=_LONGEST_S)
+    drain_timeout_s: float = Field(default=8, ge=0, le=_LONGEST_S)
+    cold_start_wait_s: float = Field(default=0, ge=0, le=_LONGEST_S)
 
     @property
     def traces_endpoint(self) -> str | None:
@@ -213,7 +225,7 @@ def prepare_process(settings: Settings) -> str | None:
         Why the cache folder is not the one that was chosen, for the log; None where it is.
     """
     _choose_temp()
-    cache, problem = _usable_cache(cache_dir(settings))
+    cache, problem = usable(cache_dir(settings))
     if problem is not None:
         os.environ[Settings.variable("cache_dir")] = str(cache)
     defaults = {
@@ -261,21 +273,6 @@ def _choose_temp() -> None:
         memory = Path("/dev/shm")  # noqa: S108 - the other folder that containers can write
         usable = memory.is_dir() and write_problem(memory) is None
         tempfile.tempdir = os.environ["TMPDIR"] = str(memory) if usable else "/tmp"  # noqa: S108 - named, not used
-
-
-def _usable_cache(chosen: Path) -> tuple[Path, str | None]:
-    """Return a folder that can be written, *chosen* if it can, and why another has taken its place."""
-    problem = write_problem(chosen)
-    if problem is None:
-        return chosen, None
-    try:
-        other = Path(tempfile.mkdtemp(prefix="serverless-embeddings-"))
-    except OSError:
-        other = None
-    if other is None or write_problem(other) is not None:
-        return chosen, f"{chosen} cannot be written: {problem}; nor can any folder for temporary files"
-    reason = f"{chosen} cannot be written: {problem}; caches go to {other} and are gone with this container"
-    return other, reason
 
 
 def vllm_cache_root() -> Path:

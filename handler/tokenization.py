@@ -50,12 +50,13 @@ def _go_on() -> None:
 class TextTokenizer:
     """The tokenizer of one model."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is to be known of a model's tokenizer
         self,
         backend: Backend,
         *,
         vocab_size: int,
         lower_case: bool = False,
+        truncation_side: Side = "right",
         chat: ChatTemplate | None = None,
         file: Path | None = None,
     ) -> None:
@@ -63,6 +64,7 @@ class TextTokenizer:
         self._backend = backend
         self._vocab_size = vocab_size
         self._lower_case = lower_case
+        self.truncation_side = truncation_side  # where a request says nothing
         self._chat = chat
         self._file = file
         self._turn = threading.Lock()  # of long texts

@@ -47,6 +47,7 @@ def load_tokenizer(path: Path, *, lower_case: bool, vocab_size: int | None, trus
         backend,
         vocab_size=min(known, vocab_size or known),
         lower_case=lower_case,
+        truncation_side="left" if tokenizer.truncation_side == "left" else "right",
         chat=ChatTemplate(tokenizer.apply_chat_template) if tokenizer.chat_template else None,
         file=path / "tokenizer.json" if (path / "tokenizer.json").is_file() else None,
     )

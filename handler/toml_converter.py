@@ -111,7 +111,7 @@ def convert(text: str, *, engine_arguments: frozenset[str] | None) -> list[Entry
     conversion = _Conversion(text, engine_arguments)
     for path, value in found.items():
         conversion.take(path, value, main_model=main)
-    missing = {*_REQUIRED} - {_pattern(path) for path in found}
+    missing = {*_REQUIRED} - {_pattern(path) for path, value in found.items() if value != ""}
     conversion.problems += [f"{key}: this key is missing" for key in _REQUIRED if key in missing]
     if conversion.engine_args:
         conversion.set(("generator",), "engine_args", conversion.engine_args)
@@ -227,7 +227,7 @@ def convert_file(file: Path) -> list[Entry]:
         ConversionError: it cannot be read or converted.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # some editors put a mark in front
     except OSError as exc:
         message = f"{file} cannot be read: {exc.strerror}"
         raise ConversionError(message) from exc

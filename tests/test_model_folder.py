@@ -89,7 +89,7 @@ def test_which_sizes_a_model_can_be_cut_to(
     ("name", "change", "seen"),
     [
         ("bert-lower", {"max_seq_length": 512}, {"max_seq_length": 64, "do_lower_case": True}),
-        ("bert-lower", {"max_seq_length": None}, {"do_lower_case": True}),
+        ("bert-lower", {"max_seq_length": None}, {"max_seq_length": 64, "do_lower_case": True}),
         ("xlm-roberta-cls", {"max_seq_length": 130}, {"max_seq_length": 128, "do_lower_case": False}),
         ("xlm-roberta-cls", {"max_seq_length": None}, {"max_seq_length": 128, "do_lower_case": False}),
     ],
@@ -117,6 +117,55 @@ def test_robertas_positions_are_named_for_vllm(folders: Path, tmp_path: Path) ->
 
     folder = read_model_folder(edited(folders, tmp_path, "xlm-roberta-cls", config=without))
     assert folder.patches["config.json"]["position_embedding_type"] == "absolute"
+
+
+def test_a_length_that_only_the_tokenizer_says_counts(folders: Path, tmp_path: Path) -> None:
+    """sentence-transformers 6 writes it there alone; a model without its modules is left to vLLM."""
+    limits = {"sentence_bert_config": None, "tokenizer_config": lambda config: config | {"model_max_length": 12}}
+    folder = edited(folders, tmp_path, "bert-truncating", **limits)
+    assert read_model_folder(folder).patches == {"sentence_bert_config.json": {"max_seq_length": 12}}
+    (folder / "modules.json").unlink()
+    assert read_model_folder(folder).patches == {}
+
+
+def test_a_class_that_vllm_has_not_gets_the_name_of_one_it_has(folders: Path, tmp_path: Path) -> None:
+    """The general class would count its positions from 0; where there is no other, the model is refused."""
+    folder = read_model_folder(models.build("camembert-mean", folders))
+    assert folder.architecture == "CamembertModel"
+    assert folder.patches["config.json"]["architectures"] == ["RobertaModel"]
+    strange = edited(folders, tmp_path, "bert-lower", config=lambda config: config | {"model_type": "luke"})
+    with pytest.raises(StartError, match="positions of luke models"):
+        read_model_folder(strange)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"modules": lambda modules: [modules[0] | {"path": "0_Transformer"}, *modules[1:]]},
+            "the Transformer lies in 0_Transformer",
+        ),
+        (
+            {"sentence_bert_config": lambda config: config | {"tokenizer_args": {"do_lower_case": True}}},
+            "tokenizer_args with do_lower_case",
+        ),
+        ({"sentence_bert_config": lambda config: config | {"max_seq_length": 0}}, "max_seq_length must be a whole"),
+        ({"sentence_bert_config": lambda config: config | {"max_seq_length": "12"}}, "max_seq_length must be a whole"),
+        ({"config": lambda config: config | {"matryoshka_dimensions": "64"}}, "matryoshka_dimensions must be a list"),
+        ({"config": lambda config: config | {"max_position_embeddings": "64"}}, "of a kind that does not belong"),
+        (
+            {"config_sentence_transformers": lambda _: {"prompts": {"a": "b"}, "default_prompt_name": "nope"}},
+            "config_sentence_transformers.json: default_prompt_name 'nope'",
+        ),
+        ({"config_sentence_transformers": lambda _: {"prompts": ["a"]}}, "of a kind that does not belong"),
+    ],
+)
+def test_what_would_be_read_wrongly_is_refused_by_its_file(
+    changes: dict[str, Any], said: str, folders: Path, tmp_path: Path
+) -> None:
+    """Vectors would silently be others than sentence-transformers', or the start would end in a riddle."""
+    with pytest.raises(StartError, match=said):
+        read_model_folder(edited(folders, tmp_path, "bert-matryoshka", **changes))
 
 
 def test_a_sound_folder_is_not_touched(folders: Path) -> None:

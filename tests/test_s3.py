@@ -126,6 +126,8 @@ def test_an_index_names_the_shards(tmp_path: Path) -> None:
     assert names(s3.choose_weights(found, tmp_path, LOCATION)) == ["x.safetensors", "y.safetensors"]
     with pytest.raises(StartError, match=r"s3://bucket/org/model/y\.safetensors is missing"):
         s3.choose_weights(found[:2], tmp_path, LOCATION)
+    single = [*found, *listing("model.safetensors")]  # which Transformers takes first, and so a mounted folder's reader
+    assert names(s3.choose_weights(single, tmp_path, LOCATION)) == ["model.safetensors"]
     (tmp_path / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(StartError, match=r"index\.json is broken"):
         s3.choose_weights(found, tmp_path, LOCATION)

@@ -51,6 +51,14 @@ def test_an_empty_value_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ("EMBED_TASK", "classify", "EMBED_TASK: Input should be 'embed'"),
         ("EMBED_ENGINE_ARGS", "{", "EMBED_ENGINE_ARGS: Value error, not valid JSON"),
         ("EMBED_MATRYOSHKA_DIMENSIONS", "all", "EMBED_MATRYOSHKA_DIMENSIONS: "),
+        ("EMBED_MATRYOSHKA_DIMENSIONS", "0,-5", "EMBED_MATRYOSHKA_DIMENSIONS: "),
+        ("EMBED_MATRYOSHKA_DIMENSIONS", ",", "EMBED_MATRYOSHKA_DIMENSIONS: "),
+        ("EMBED_API_KEYS", " , ", "EMBED_API_KEYS: Value error, holds no key"),
+        ("EMBED_API_KEYS", '["secret', "EMBED_API_KEYS: Value error, not valid JSON"),
+        ("EMBED_COLD_START_WAIT_S", "inf", "EMBED_COLD_START_WAIT_S: Input should be less than"),
+        ("EMBED_START_TIMEOUT_S", "1e400", "EMBED_START_TIMEOUT_S: Input should be less than"),
+        ("EMBED_DRAIN_TIMEOUT_S", "inf", "EMBED_DRAIN_TIMEOUT_S: Input should be less than"),
+        ("EMBED_REQUEST_TIMEOUT_S", "nan", "EMBED_REQUEST_TIMEOUT_S: Input should be"),
         ("PORT", "0", "PORT: Input should be greater than or equal to 1"),
         ("EMBED_MAX_MODEL_LENGTH", "1", "EMBED_MAX_MODEL_LENGTH: no such setting; the nearest is EMBED_MAX_MODEL_LEN"),
     ],
@@ -62,6 +70,19 @@ def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value:
         Settings.from_environment()
     assert str(caught.value).startswith(said)
     assert len(str(caught.value).splitlines()) == 1
+    assert "secret" not in str(caught.value)
+
+
+def test_lists_by_commas_or_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deployment tools write either."""
+    for ports, keys, sizes in (("8000, 8001", "a,b", "64,128"), ("[8000, 8001]", '["a", "b"]', "[64, 128]")):
+        monkeypatch.setenv("EMBED_TCP_PROBES", ports)
+        monkeypatch.setenv("EMBED_API_KEYS", keys)
+        monkeypatch.setenv("EMBED_MATRYOSHKA_DIMENSIONS", sizes)
+        settings = Settings.from_environment()
+        assert settings.tcp_probes == (8000, 8001)
+        assert [key.get_secret_value() for key in settings.api_keys] == ["a", "b"]
+        assert settings.matryoshka_dimensions == (64, 128)
 
 
 def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

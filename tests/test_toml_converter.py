@@ -144,6 +144,7 @@ def test_names_of_models() -> None:
         ('[generator]\ntype = "vllm"\nmodel_path = "x"', "edition: this key is missing"),
         ('edition = 1\n[generator]\nmodel_path = "x"', "generator.type: this key is missing"),
         ('edition = 1\n[generator]\ntype = "vllm"', "generator.model_path: this key is missing"),
+        ('edition = 1\n[generator]\ntype = "vllm"\nmodel_path = ""', "generator.model_path: this key is missing"),
         (HEAD + "x = ", "not valid TOML: Invalid value (at line 5, column 5)"),
         (HEAD + "token = worker-token", "not valid TOML: Invalid value (at line 5, column 9)"),
         (HEAD + "[queue]\n[queue]", "not valid TOML: Cannot declare ('queue',) twice (at line 6, column 7)"),
@@ -243,3 +244,10 @@ def test_the_command_names_the_file_and_its_problems(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"{file}: not valid TOML: not UTF-8 (at line 2, column 6)\n"
     assert "cannot be read: No such file" in run(tmp_path / "none.toml").stderr
+
+
+def test_a_mark_in_front_of_a_file_is_no_content(tmp_path: Path) -> None:
+    """Some editors write one."""
+    file = tmp_path / "config.toml"
+    file.write_text(HEAD, encoding="utf-8-sig")
+    assert "EMBED_MODEL_PATH" in str(convert_file(file))

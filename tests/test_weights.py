@@ -37,12 +37,29 @@ def test_other_models_are_named_by_their_folder() -> None:
 
 
 def test_whole_files_pass(tmp_path: Path) -> None:
-    """One file, or the shards that the index names."""
-    one = saved(tmp_path / "model.safetensors")
-    assert weights.check_weights(tmp_path) == [one]
+    """The shards that the index names, or one file, which comes first: so Transformers reads a folder."""
     two = saved(tmp_path / "b.safetensors")
+    assert weights.check_weights(tmp_path) == [two]
+    saved(tmp_path / "c.safetensors")
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "b.safetensors"}}))
     assert weights.check_weights(tmp_path) == [two]
+    assert not weights.beside_single(tmp_path)
+    one = saved(tmp_path / "model.safetensors")
+    assert weights.check_weights(tmp_path) == [one]
+    hidden = weights.beside_single(tmp_path)
+    assert hidden == {"b.safetensors", "c.safetensors", "model.safetensors.index.json"}
+    view = weights.overlay(tmp_path, {}, hidden)
+    assert [file.name for file in view.iterdir()] == ["model.safetensors"]
+
+
+def test_a_shard_that_is_missing_without_an_index_is_noticed(tmp_path: Path) -> None:
+    """By the numbers in the names of the others."""
+    for number in (1, 3):
+        saved(tmp_path / f"model-0000{number}-of-00003.safetensors")
+    with pytest.raises(StartError, match="number 2 of 3 are missing"):
+        weights.check_weights(tmp_path)
+    saved(tmp_path / "model-00002-of-00003.safetensors")
+    assert len(weights.check_weights(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("size", [0, 5, 50, 1000, 40_000])

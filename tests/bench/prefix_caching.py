@@ -76,6 +76,7 @@ def measure(shape: str, *, caching: bool, block_size: int) -> Figures:
             EngineOptions(
                 streamed_from=None,
                 model=str(folder_of(shape, Path(parent))),
+                shown_as=str(folder_of(shape, Path(parent))),
                 pooling="LAST",
                 normalizes=True,
                 dense_layers=0,

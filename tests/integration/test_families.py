@@ -19,7 +19,7 @@ from tests.server import Server
 
 WORDS = ["the", "river", "Straße", "über", "東京", "garçon", "42", "%", "slowly", "(see", "#7)", "What", "is", "rain?"]
 COSINE = 0.9999
-MAX_TOKENS = {"xlm": 128, "mod": 256, "qwe": 256, "ber": 64}
+MAX_TOKENS = {"xlm": 128, "cam": 40, "mod": 256, "qwe": 256, "ber": 64}
 
 
 def texts_up_to(tokens: int) -> list[str]:

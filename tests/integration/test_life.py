@@ -143,6 +143,7 @@ def test_a_model_that_cannot_be_served_ends_the_start(damage: Any, said: str, tm
     [
         ({"EMBED_MODEL_PATH": "/nowhere"}, "does not exist; set EMBED_MODEL_PATH"),
         ({"EMBED_ENGINE_ARGS": '{"max_num_seq": 4}'}, "the nearest is 'max_num_seqs'"),
+        ({"EMBED_ENGINE_ARGS": '{"model": "/other"}'}, "model cannot be set; the model is that of EMBED_MODEL_PATH"),
         ({"EMBED_ENGINE_ARGS": '{"block_size": "big"}'}, "block_size: Input should be a valid integer"),
         ({"EMBED_MAX_MODEL_LEN": "100000"}, "vLLM cannot load"),
         ({"EMBED_DEFAULT_PROMPT_NAME": "query"}, "EMBED_DEFAULT_PROMPT_NAME"),
