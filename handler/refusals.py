@@ -41,7 +41,6 @@ class Asked(NamedTuple):
 
     request_id: str  # the client's own, or one that was made
     closes: bool  # the connection, after the answer
-    pharia: bool  # whether the client expects PhariaInference's errors
 
 
 def asked(received: bytes | bytearray) -> Asked:
@@ -50,9 +49,13 @@ def asked(received: bytes | bytearray) -> Asked:
     lower = head.lower()
     found = _REQUEST_ID.search(lower)
     told = head[slice(*found.span(1))].decode() if found else current_request.get() or new_request_id()
-    path = _PATH.match(head)
-    pharia = path is not None and speaks_pharia(path[1].decode(errors="replace"))
-    return Asked(told, closes=_CLOSE.search(lower) is not None, pharia=pharia)
+    return Asked(told, closes=_CLOSE.search(lower) is not None)
+
+
+def asks_pharia(received: bytes | bytearray) -> bool:
+    """Whether whoever sent the request that *received* begins with expects PhariaInference's errors."""
+    path = _PATH.match(received[:_HEAD_BYTES])
+    return path is not None and speaks_pharia(path[1].decode(errors="replace"))
 
 
 class Count(Protocol):
@@ -93,10 +96,10 @@ class Ledger:
         return self._lines <= _LINES_PER_S
 
 
-def refusal(error: ServiceError, asked_for: Asked, *, close: bool = True) -> bytes:
-    """Write *error* as a whole response to what was *asked_for*."""
-    before, after = _around_id(type(error), error.message, error.param, asked_for.pharia, close)  # type: ignore[arg-type]  # mypy looks at __hash__ of the instance
-    return before + asked_for.request_id.encode() + after
+def refusal(error: ServiceError, *, request_id: str, close: bool = True, pharia: bool = False) -> bytes:
+    """Write *error* as a whole response."""
+    before, after = _around_id(type(error), error.message, error.param, pharia, close)  # type: ignore[arg-type]  # mypy looks at __hash__ of the instance
+    return before + request_id.encode() + after
 
 
 @lru_cache(maxsize=64)

@@ -30,7 +30,7 @@ from handler.incoming import Incoming, raise_descriptor_limit
 from handler.lifecycle import Lifecycle
 from handler.logs import current_request, where
 from handler.outgoing import Idle, Lingering, Outgoing
-from handler.refusals import Asked, Ledger, asked, refusal, sheddable_path
+from handler.refusals import Ledger, asked, asks_pharia, refusal, sheddable_path
 from handler.room import Room
 from handler.strands import Hub, Lull, Poller
 
@@ -120,13 +120,12 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
 
     def _shed(self, conn: Connection, path: str, error: OverloadedError) -> None:
         """Refuse without a thread; the connection goes on."""
-        told = asked(conn.received)
-        closes = told.closes
+        told, closes = asked(conn.received)
         conn.take_request()
         self._shedding = True
         self._lull.begin()  # nothing comes before a slot is free, so the engine has nothing to wait for
-        self._ledger.note(error, request_id=told.request_id, path=path)
-        conn.sock.unsent.append(memoryview(refusal(error, told, close=closes)))
+        self._ledger.note(error, request_id=told, path=path)
+        conn.sock.unsent.append(memoryview(refusal(error, request_id=told, close=closes)))
         try:
             conn.sock.send_now()
         except OSError:
@@ -135,12 +134,12 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
 
     def _refuse(self, conn: Connection, error: ServiceError) -> None:
         """Answer without a thread and close."""
-        self._tell(conn.sock, error, asked(conn.received))
+        self._tell(conn.sock, error, asked(conn.received).request_id, pharia=asks_pharia(conn.received))
         self._close(conn, graceful=True)
 
-    def _tell(self, client: ClientSocket, error: ServiceError, told: Asked) -> None:
-        self._ledger.note(error, request_id=told.request_id, path=None)
-        client.try_send(refusal(error, told))
+    def _tell(self, client: ClientSocket, error: ServiceError, told: str, *, pharia: bool = False) -> None:
+        self._ledger.note(error, request_id=told, path=None)
+        client.try_send(refusal(error, request_id=told, pharia=pharia))
 
     def _close(self, conn: Connection, *, graceful: bool = False) -> None:
         self.nr_conns -= 1
@@ -200,12 +199,10 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     def handle_error(self, req: Any, client: ClientSocket, addr: Any, exc: Exception) -> None:  # noqa: ARG002 - gunicorn's
         """Answer what gunicorn cannot parse in the envelope; its own line in the log would quote headers."""
         error = unreadable(exc)
-        told = asked(b"")  # with the id that the application has set, if it got that far
+        told = asked(b"").request_id  # what the application has set, if it got that far
         if isinstance(error, InternalError):
-            log.error(
-                "connection_failed",
-                extra={"request_id": told.request_id, "error": type(exc).__name__, "where": where(exc)},
-            )
+            seen = {"request_id": told, "error": type(exc).__name__, "where": where(exc)}
+            log.error("connection_failed", extra=seen)
         self._tell(client, error, told)
 
     def run(self) -> None:

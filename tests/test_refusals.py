@@ -6,7 +6,7 @@ import time
 import pytest
 
 from handler.errors import OverloadedError, SlowRequestError
-from handler.refusals import Asked, Ledger, asked, refusal, sheddable_path
+from handler.refusals import Ledger, asked, asks_pharia, refusal, sheddable_path
 
 POST = bytearray(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\n\r\n")
 
@@ -46,25 +46,24 @@ def test_a_client_may_ask_to_close() -> None:
 
 def test_a_refusal_is_a_whole_response() -> None:
     """With what a client needs to try again."""
-    mine = Asked("mine", closes=False, pharia=False)
-    head, _, body = refusal(OverloadedError("full"), mine, close=False).partition(b"\r\n\r\n")
+    head, _, body = refusal(OverloadedError("full"), request_id="mine", close=False).partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     assert lines[0] == "HTTP/1.1 429 Too Many Requests"
     assert {"Retry-After: 1", "x-request-id: mine", "Connection: keep-alive", f"Content-Length: {len(body)}"} <= {
         *lines
     }
     assert json.loads(body)["error"]["code"] == "overloaded"
-    assert b"Connection: close" in refusal(SlowRequestError("late"), mine)
+    assert b"Connection: close" in refusal(SlowRequestError("late"), request_id="mine")
 
 
 def test_a_refusal_has_the_form_that_the_paths_clients_read() -> None:
     """PhariaInference's client says busy at 503 only, and reads its own codes."""
-    told = asked(b"POST /v1/semantic_embed?nice=true HTTP/1.1\r\nHost: x\r\n")
-    head, _, body = refusal(OverloadedError("full"), told).partition(b"\r\n\r\n")
+    assert asks_pharia(bytearray(b"POST /v1/semantic_embed?nice=true HTTP/1.1\r\nHost: x\r\n"))
+    head, _, body = refusal(OverloadedError("full"), request_id="mine", pharia=True).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert json.loads(body) == {"error": "full", "code": "QUEUE_FULL"}
-    assert not asked(b"POST /v1/embeddings HTTP/1.1\r\n").pharia
-    assert not asked(b"\xff\xfe").pharia
+    assert not asks_pharia(b"POST /v1/embeddings HTTP/1.1\r\n")
+    assert not asks_pharia(b"\xff\xfe")
 
 
 def test_a_flood_is_counted_whole_and_logged_in_part(caplog: pytest.LogCaptureFixture) -> None:
