@@ -115,7 +115,7 @@ def _exchange_stamp(root: Path, version: str) -> str | None:
     return before if before is None or re.fullmatch(r"[\w.+-]+", before) else "unreadable"
 
 
-def usable(chosen: Path) -> tuple[Path, str | None]:
+def usable_cache(chosen: Path) -> tuple[Path, str | None]:
     """Return a folder that can be written, *chosen* if it can, and why another has taken its place."""
     problem = write_problem(chosen)
     if problem is None:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from handler.caches import usable, write_problem
+from handler.caches import usable_cache, write_problem
 from handler.errors import StartError
 
 PREFIX = "EMBED_"
@@ -225,7 +225,7 @@ def prepare_process(settings: Settings) -> str | None:
         Why the cache folder is not the one that was chosen, for the log; None where it is.
     """
     _choose_temp()
-    cache, problem = usable(cache_dir(settings))
+    cache, problem = usable_cache(cache_dir(settings))
     if problem is not None:
         os.environ[Settings.variable("cache_dir")] = str(cache)
     defaults = {

@@ -38,6 +38,14 @@ def accepts(port: int) -> bool:
     return True
 
 
+def wait_for(condition: Any, timeout_s: float = 60) -> None:
+    """Poll *condition* until it holds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 class Server:
     """A server process; leaving the context stops it."""
 

@@ -6,8 +6,7 @@ import json
 import signal
 
 from tests.infra.files import TEMPLATE, alarm_terms, read
-from tests.integration.test_life import wait_for
-from tests.server import Server
+from tests.server import Server, wait_for
 
 TERMS = alarm_terms(read(TEMPLATE))
 

@@ -11,9 +11,8 @@ import httpx
 import pytest
 
 from handler.settings import Settings
-from tests.integration.test_life import wait_for
 from tests.s3_server import CREDENTIALS, moto_server
-from tests.server import Server
+from tests.server import Server, wait_for
 
 OLD, NEW, FIXED, WRONG = (f"{name}-0123456789abcdef" for name in ("oldkey", "newkey", "fixedkey", "wrongkey"))
 POSTED = ("/v1/embeddings", "/invocations", "/semantic_embed", "/nowhere")

