@@ -132,7 +132,7 @@ def _locate(settings: Settings) -> tuple[Located, ModelFolder]:
     """Find and check the model; weights that are there already are read ahead from here on."""
     allow_pickled = settings.allow_pickled_weights
     if not allow_pickled:
-        check_load_format(str(settings.engine_args.get("load_format", settings.load_format)))
+        check_load_format(_load_format(settings))
     located = locate_model(
         settings.model_path,
         cache=cache_dir(settings),
@@ -144,6 +144,10 @@ def _locate(settings: Settings) -> tuple[Located, ModelFolder]:
     if located.fetch_weights is None and located.streamed_from is None:
         read_ahead(check_weights(folder.path, allow_pickled=allow_pickled))
     return located, folder
+
+
+def _load_format(settings: Settings) -> str:
+    return str(settings.engine_args.get("load_format", settings.load_format))
 
 
 @contextmanager
@@ -167,7 +171,7 @@ def _fetching(located: Located, lifecycle: Lifecycle[LoadedModel], settings: Set
 
 
 def _engine_options(settings: Settings, folder: ModelFolder, *, streamed_from: str | None) -> EngineOptions:
-    plain = settings.engine_args.get("load_format", settings.load_format) in _PLAIN_FORMATS
+    plain = _load_format(settings) in _PLAIN_FORMATS
     return EngineOptions(
         model=str(overlay(folder.path, folder.patches, beside_single(folder.path) if plain else frozenset())),
         shown_as=str(folder.path),

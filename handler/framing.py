@@ -76,7 +76,7 @@ class RequestFrame:
         self._head_end = end + len(_HEAD_END)
         head = bytes(received[: end + 2]).lower()
         # gunicorn's parser takes a line feed alone for the end of a line, too.
-        if head.count(b"\n") != head.count(b"\r\n") or head.count(b"\r") != head.count(b"\r\n"):
+        if not head.count(b"\n") == head.count(b"\r\n") == head.count(b"\r"):
             self.error = InvalidRequestError("lines of a request's head end with CR LF, and neither stands elsewhere")
         elif _AMBIGUOUS.search(head):
             self.error = InvalidRequestError("a header's line begins with a space, or has something before its colon")
