@@ -12,7 +12,9 @@ from contextlib import AbstractContextManager, contextmanager
 from handler.caches import copy_baked, look_over
 from handler.encoding import finish_vectors
 from handler.engine import Core, Engine
+from handler.engine_args import EngineOptions
 from handler.errors import ServiceError, StartError
+from handler.installation import check_installation
 from handler.lengths import LengthRule
 from handler.lifecycle import Lifecycle
 from handler.model_folder import ModelFolder, read_model_folder
@@ -23,7 +25,7 @@ from handler.strands import Lull
 from handler.tokenization import TextTokenizer
 from handler.tokenizer_files import load_tokenizer
 from handler.trust import check_load_format
-from handler.vllm_core import EngineOptions, VllmCore, check_installation, import_vllm
+from handler.vllm_core import VllmCore, import_vllm
 from handler.weights import Located, beside_single, check_weights, locate_model, overlay, read_ahead
 
 log = logging.getLogger(__name__)

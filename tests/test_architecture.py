@@ -29,7 +29,9 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"allocator", "errors", "strands"},
     "compile_cache": set(),
     "warm_ups": set(),
-    "vllm_core": {"compile_cache", "errors", "trust", "warm_ups"},
+    "installation": {"errors"},
+    "engine_args": {"errors"},
+    "vllm_core": {"compile_cache", "engine_args", "errors", "trust", "warm_ups"},
     "encoding": {"errors", "strands"},
     "model_patches": {"errors"},
     "model_folder": {"errors", "model_patches", "trust", "weights"},
@@ -69,8 +71,9 @@ ALLOWED: dict[str, set[str]] = {
         *("listings", "logs", "metrics", "pages", "pharia_routes", "protocol", "request_log", "service"),
     },
     "cold_start": {
-        *("caches", "encoding", "engine", "errors", "lengths", "lifecycle", "model_folder", "prompts", "service"),
-        *("settings", "strands", "tokenization", "tokenizer_files", "trust", "vllm_core", "weights"),
+        *("caches", "encoding", "engine", "engine_args", "errors", "installation", "lengths", "lifecycle"),
+        *("model_folder", "prompts", "service", "settings", "strands", "tokenization", "tokenizer_files", "trust"),
+        *("vllm_core", "weights"),
     },
     "wsgi": {
         *("access", "allocator", "app", "cold_start", "errors", "lifecycle", "listings", "logs", "metrics", "ports"),
@@ -106,7 +109,7 @@ OWNERS = {
     "prometheus_client": {"metrics", "ports"},
     "opentelemetry": {"traces"},
     "aws_lambda_powertools": {"emf"},
-    "torch": {"compile_cache"},
+    "torch": {"compile_cache", "vllm_core"},
 }
 
 

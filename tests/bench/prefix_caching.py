@@ -20,6 +20,7 @@ import numpy as np
 
 from handler.settings import Settings, prepare_process
 from tests import models
+from tests.engine_options import engine_options
 
 INSTRUCTION_TOKENS = 40
 QUERIES = 64
@@ -67,32 +68,18 @@ def queries(instruction: int) -> Iterator[list[int]]:
 
 def measure(shape: str, *, caching: bool, block_size: int) -> Figures:
     """Run the queries; the first round warms up, each round has an instruction of its own."""
-    from handler.vllm_core import EngineOptions, VllmCore, import_vllm
+    from handler.vllm_core import VllmCore, import_vllm
 
     import_vllm()
     with tempfile.TemporaryDirectory() as parent:
-        overrides: dict[str, Any] = {"enable_prefix_caching": caching, "block_size": block_size}
-        core = VllmCore(
-            EngineOptions(
-                streamed_from=None,
-                model=str(folder_of(shape, Path(parent))),
-                shown_as=str(folder_of(shape, Path(parent))),
-                pooling="LAST",
-                normalizes=True,
-                dense_layers=0,
-                config_dtype="float32",
-                dtype="auto",
-                max_model_len=256,
-                max_num_seqs=None,
-                max_num_batched_tokens=None,
-                tensor_parallel_size=1,
-                pipeline_parallel_size=1,
-                gpu_memory_utilization=None,
-                enforce_eager=None,
-                load_format="auto" if shape == "tiny" else "dummy",
-                overrides=overrides,
-            )
+        options = engine_options(
+            folder_of(shape, Path(parent)),
+            pooling="LAST",
+            max_model_len=256,
+            load_format="auto" if shape == "tiny" else "dummy",
+            overrides={"enable_prefix_caching": caching, "block_size": block_size},
         )
+        core = VllmCore(options)
     scheduler = core._core.scheduler  # noqa: SLF001 - only the scheduler knows what was computed
     schedule = scheduler.schedule
     counted: list[int] = []

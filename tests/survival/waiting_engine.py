@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 import handler.vllm_core
 from handler.__main__ import serve
-from handler.vllm_core import EngineOptions
+from handler.engine_args import EngineOptions
 
 _STEP_S = 0.003  # about what a GPU takes for 64 short texts and a small model
 _MOST_TEXTS = 256  # in one step

@@ -1,0 +1,101 @@
+"""What the engine is asked for, and what is said where vLLM cannot do it; imports nothing of vLLM."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from textwrap import shorten
+from typing import Any
+
+from handler.errors import StartError
+
+_LINE_CHARS = 300  # of vLLM's message, which may name every architecture that it knows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What of the settings and the model folder shapes the engine; None leaves the choice to vLLM."""
+
+    model: str
+    shown_as: str  # in messages: the folder that the operator knows
+    streamed_from: str | None  # where a streaming loader finds the weights; None: in the folder
+    pooling: str | None
+    normalizes: bool
+    dense_layers: int
+    config_dtype: str | None  # what config.json calls the checkpoint's type
+    dtype: str
+    max_model_len: int | None
+    max_num_seqs: int | None
+    max_num_batched_tokens: int | None
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    gpu_memory_utilization: float | None
+    enforce_eager: bool | None
+    load_format: str
+    overrides: Mapping[str, Any]  # EMBED_ENGINE_ARGS
+
+
+def check_engine_args(engine_args: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Check *arguments* by name and type against the installed vLLM's own list.
+
+    Raises:
+        StartError: one line per unknown name (with the nearest real one) or wrong value.
+    """
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
+    from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError  # noqa: PLC0415
+
+    types: dict[str, Any] = {entry.name: entry.type for entry in dataclasses.fields(engine_args)}
+    checked: dict[str, Any] = {}
+    problems = []
+    for name, value in arguments.items():
+        if name not in types:
+            close = difflib.get_close_matches(name, types, n=1, cutoff=0)
+            problems.append(f"EMBED_ENGINE_ARGS: vLLM has no engine argument {name!r}; the nearest is {close[0]!r}")
+            continue
+        try:
+            checked[name] = TypeAdapter(types[name]).validate_python(value)
+        except ValidationError as exc:
+            problems.append(f"EMBED_ENGINE_ARGS: {name}: {exc.errors()[0]['msg']} (got {value!r})")
+        except (PydanticUserError, PydanticUndefinedAnnotation):  # a few types only vLLM itself can check
+            checked[name] = value
+    if problems:
+        raise StartError("\n".join(problems))
+    return checked
+
+
+# What vLLM, torch and safetensors say -> what to do about it; the first match counts.
+_REMEDIES = {
+    ("no space left", "no usable temporary directory", "failed to be inspected"): (
+        "vLLM needs a few small files to start: make room in the folder for temporary files, or set TMPDIR and "
+        "EMBED_CACHE_DIR to folders that can be written"
+    ),
+    ("out of memory", "kv cache", "free memory", "available memory"): (
+        "set EMBED_MAX_MODEL_LEN lower, or give it more: kv_cache_memory_bytes in EMBED_ENGINE_ARGS, or a larger device"
+    ),
+    ("max_num_batched_tokens",): (
+        "set EMBED_MAX_NUM_BATCHED_TOKENS to at least the longest input's tokens, or EMBED_MAX_MODEL_LEN lower"
+    ),
+    ("max_model_len",): "set EMBED_MAX_MODEL_LEN to at most what the model was made for",
+    ("architecture", "not supported", "unsupported"): "this vLLM does not serve that architecture or choice",
+    ("attempted to load weight", "size mismatch"): "config.json and the weights do not belong together; download again",
+    (
+        "safetensor",
+        "header",
+        "no such file",
+        "weights",
+    ): "the weights are broken or incomplete; download the model again",
+}
+
+
+def explain(exc: Exception, options: EngineOptions) -> str:
+    """Put cause and remedy of a failed load in one line."""
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()] or ["no message"]
+    # pydantic's first line only counts the errors
+    line = lines[1] if type(exc).__name__ == "ValidationError" and len(lines) > 1 else lines[0]
+    text = f"{type(exc).__name__} {exc}".lower().replace("memoryerror", "out of memory")
+    found = (remedy for words, remedy in _REMEDIES.items() if any(word in text for word in words))
+    remedy = next(found, "start again with LOG_LEVEL=DEBUG to hear vLLM itself")
+    line = shorten(line.replace(options.model, options.shown_as), _LINE_CHARS, placeholder="...")
+    return f"vLLM cannot load {options.shown_as}: {type(exc).__name__}: {line}; {remedy}"

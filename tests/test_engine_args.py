@@ -1,0 +1,55 @@
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from handler.engine_args import check_engine_args, explain
+from handler.errors import StartError
+from tests.engine_options import engine_options
+
+
+@dataclasses.dataclass
+class Arguments:
+    """A few engine arguments of the kinds that vLLM has."""
+
+    max_num_seqs: int | None = None
+    block_size: int | None = None
+    dtype: Literal["auto", "float32"] = "auto"
+
+
+def test_known_arguments_pass() -> None:
+    """With the types that vLLM wants."""
+    assert check_engine_args(Arguments, {"max_num_seqs": 8, "dtype": "float32"}) == {
+        "max_num_seqs": 8,
+        "dtype": "float32",
+    }
+
+
+def test_unknown_and_mistyped_arguments_are_named() -> None:
+    """One line each; a typo gets the nearest real name."""
+    with pytest.raises(StartError) as caught:
+        check_engine_args(Arguments, {"max_num_seq": 8, "block_size": "x", "dtype": "int8"})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert "no engine argument 'max_num_seq'; the nearest is 'max_num_seqs'" in lines[0]
+    assert "block_size: Input should be a valid integer" in lines[1]
+    assert "dtype: Input should be 'auto' or 'float32'" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        (
+            "max_num_batched_tokens (200) is smaller than max_model_len (256)",
+            "MAX_NUM_BATCHED_TOKENS to at least",
+        ),
+        ("User-specified max_model_len (1024) is greater than the derived", "EMBED_MAX_MODEL_LEN to at most"),
+        ("something that nobody has seen yet", "LOG_LEVEL=DEBUG"),
+    ],
+)
+def test_what_vllm_says_gets_a_remedy(said: str, remedy: str) -> None:
+    """In one line, with the folder that the operator knows."""
+    told = explain(ValueError(f"{said} of /overlay\nand more"), engine_options(Path("/overlay"), shown_as="/model"))
+    assert told.startswith(f"vLLM cannot load /model: ValueError: {said} of /model; ")
+    assert remedy in told
