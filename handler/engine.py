@@ -26,7 +26,7 @@ Vectors = NDArray[np.float32]  # (n, dim)
 log = logging.getLogger(__name__)
 
 _GATHER_S = 0.02  # the longest that a batch waits for the main loop, which may be busy with other things
-_ENOUGH_TEXTS = 32  # that do not wait: of more, a batch's texts do not get cheaper
+_ENOUGH_TEXTS = 32  # in a batch: of more, its texts do not get cheaper
 
 
 class Core(Protocol):
@@ -36,6 +36,8 @@ class Core(Protocol):
     max_model_len: int  # tokens
     dtype: str
     pooling: str
+    batch_texts: int  # at most in what it runs at once
+    batch_tokens: int
 
     def add(self, key: int, token_ids: list[int], priority: int) -> None:
         """Queue one text under *key*."""
@@ -60,8 +62,15 @@ class _Job:
     started: float = 0.0  # when the engine took it
     vectors: Vectors | None = None
     waiting: int = 0  # texts without a vector
+    fed: int = 0  # texts that the engine has got, the first ones
     first_key: int = 0
     abandoned: bool = False
+
+    @property
+    def unfed(self) -> int:
+        """How many texts the engine has not got."""
+        return len(self.token_ids) - self.fed
+
     failed: bool = False
     done: Signal = field(default_factory=Signal)
 
@@ -94,7 +103,9 @@ class Engine:
         self._start_error: BaseException | None = None
         self._built = threading.Event()
         self._dead = False
-        self._running: dict[int, tuple[_Job, int]] = {}  # key -> (job, row)
+        self._queue: list[_Job] = []  # with texts that the engine has not got, the oldest first
+        self._running: dict[int, tuple[_Job, int]] = {}  # key -> (job, row), of the texts that it has
+        self._running_tokens = 0
         self._next_key = 0
         # Plain numbers for the metrics: only the thread writes them, and a scrape may read them at any moment.
         self.finished_texts = 0
@@ -134,7 +145,7 @@ class Engine:
     @property
     def waiting_texts(self) -> int:
         """How many texts the thread has taken that have no vector yet, those of the running batch included."""
-        return len(self._running)
+        return len(self._running) + sum(job.unfed for job in self._queue)
 
     def close(self) -> None:
         """Stop the thread and free the engine; what is still running is answered as by a dead engine."""
@@ -152,7 +163,7 @@ class Engine:
         try:
             self._serve(self._core)
         except Exception:  # whatever vLLM and torch raise: nobody may be left waiting, and the process must end
-            log.exception("engine_died", extra={"texts": len(self._running)})
+            log.exception("engine_died", extra={"texts": self.waiting_texts})
             self._fail_all()
             self._on_death()
         else:
@@ -162,6 +173,7 @@ class Engine:
     def _serve(self, core: Core) -> None:
         memory = Trimmer()
         while self._take(core) and self._gather(core):
+            self._feed(core)
             finished = core.step()
             self.steps_by_size[len(finished).bit_length()] += 1
             self.finished_texts += len(finished)
@@ -170,7 +182,7 @@ class Engine:
 
     def _take(self, core: Core) -> bool:
         """Move everything that waits into the engine; block while there is nothing to do. False: stop."""
-        block = not self._running
+        block = not (self._running or self._queue)
         while True:
             try:
                 job = self._inbox.get(block)
@@ -182,45 +194,84 @@ class Engine:
                 self._abort(core, job)
             else:
                 self._start(core, job)
-            block = not self._running
+            block = not (self._running or self._queue)
 
     def _gather(self, core: Core) -> bool:
         """Let a small batch grow while the main loop works: it is about to bring more. False: stop."""
-        if len(self._running) >= _ENOUGH_TEXTS or not self._lull.wait(_GATHER_S):
+        if self.waiting_texts >= _ENOUGH_TEXTS or not self._lull.wait(_GATHER_S):
             return True
         return self._take(core)
 
     def _start(self, core: Core, job: _Job) -> None:
-        job.started = time.monotonic()
         job.waiting = len(job.token_ids)
         job.vectors = np.empty((len(job.token_ids), core.dimensions), dtype=np.float32)
         job.first_key = self._next_key
         self._next_key += len(job.token_ids)
-        for row, token_ids in enumerate(job.token_ids):
-            key = job.first_key + row
-            self._running[key] = (job, row)
+        self._queue.append(job)
+
+    def _feed(self, core: Core) -> None:
+        """Give the engine its next batch, for it takes texts in the order in which it gets them.
+
+        The oldest request brings as many texts as all others together, at most half of a full batch, and those with the
+        fewest texts left come next. So a query waits neither for all that a bulk request brings nor for a full batch of
+        it, and no bulk request waits for ever.
+        """
+        if not self._queue:
+            return
+        oldest, *others = self._queue
+        others.sort(key=lambda job: job.unfed)
+        texts, tokens = core.batch_texts, core.batch_tokens
+        if others:
+            texts = min((texts + 1) // 2, max(_ENOUGH_TEXTS, sum(job.unfed for job in others)))
+            tokens = (tokens + 1) // 2
+        self._feed_from(oldest, core, texts=texts, tokens=tokens)
+        for job in others:
+            self._feed_from(job, core, texts=core.batch_texts, tokens=core.batch_tokens)
+        self._queue = [job for job in self._queue if job.unfed]
+
+    def _feed_from(self, job: _Job, core: Core, *, texts: int, tokens: int) -> None:
+        """Give the engine texts of *job* until it has so many in all."""
+        while job.unfed and len(self._running) < texts and self._running_tokens < tokens:
+            if not job.fed:
+                job.started = time.monotonic()
+            token_ids = job.token_ids[job.fed]
+            key = job.first_key + job.fed
+            self._running[key] = (job, job.fed)
+            self._running_tokens += len(token_ids)
             core.add(key, token_ids, job.priority)
+            job.fed += 1
 
     def _abort(self, core: Core, job: _Job) -> None:
         if job.vectors is None:  # its time was up before the engine took it
             return
-        keys = range(job.first_key, job.first_key + len(job.token_ids))
-        left = [key for key in keys if self._running.pop(key, None) is not None]
+        self._queue = [other for other in self._queue if other is not job]
+        keys = range(job.first_key, job.first_key + job.fed)
+        left = [key for key in keys if self._forget(key) is not None]
         if left:
             core.abort(left)
 
+    def _forget(self, key: int) -> tuple[_Job, int] | None:
+        """Return what was known of a text that is no longer the engine's."""
+        found = self._running.pop(key, None)
+        if found is not None:
+            job, row = found
+            self._running_tokens -= len(job.token_ids[row])
+        return found
+
     def _deliver(self, key: int, vector: NDArray[np.float32]) -> _Job | None:
         """Put one vector into its place; return the job if nothing of it is left to do."""
-        job, row = self._running.pop(key, (None, 0))
-        if job is None or job.vectors is None:  # taken out while its batch was running
+        found = self._forget(key)
+        if found is None:  # taken out while its batch was running
             return None
+        job, row = found
+        assert job.vectors is not None  # noqa: S101 - for mypy: `_start` made them
         job.vectors[row] = vector
         job.waiting -= 1
         return None if job.waiting else job
 
     def _fail_all(self) -> None:
         self._dead = True
-        jobs = {id(job): job for job, _ in self._running.values()}
+        jobs = {id(job): job for job in [*self._queue, *(job for job, _ in self._running.values())]}
         while True:
             try:
                 job = self._inbox.get_nowait()

@@ -9,6 +9,7 @@ Source: vllm/v1/engine/core.py and core_client.py, v1/worker/gpu_model_runner.py
 from __future__ import annotations
 
 import importlib
+import sys
 import threading
 import warnings
 from itertools import chain
@@ -77,6 +78,11 @@ class VllmCore:
         self.max_model_len: int = config.model_config.max_model_len
         self.dtype = str(config.model_config.dtype).removeprefix("torch.")
         self.pooling: str = config.model_config.pooler_config.seq_pooling_type
+        at_once = self._core.batch_queue_size
+        self.batch_texts: int = at_once * self._core.scheduler.max_num_running_reqs
+        self.batch_tokens: int = at_once * self._core.scheduler.max_num_scheduled_tokens
+        if config.scheduler_config.policy == "priority":  # vLLM chooses among all texts
+            self.batch_texts = self.batch_tokens = sys.maxsize
 
     def _check_dense(self, options: EngineOptions) -> None:
         """Refuse a model whose Dense modules vLLM failed to load, which it only logs."""

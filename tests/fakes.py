@@ -55,10 +55,12 @@ class SumCore:
     max_model_len = 64
     dtype = "float32"
     pooling = "MEAN"
+    batch_tokens = 1000
 
-    def __init__(self, *, batch_size: int = 4) -> None:
-        """Run at most *batch_size* texts per step."""
+    def __init__(self, *, batch_size: int = 4, room: int | None = None) -> None:
+        """Run at most *batch_size* texts per step; ask for *room* texts, if that is more."""
         self._batch_size = batch_size
+        self.batch_texts = room or batch_size
         self.waiting: dict[int, list[int]] = {}
         self.priorities: dict[int, int] = {}
         self.batches: list[list[int]] = []  # keys of each step

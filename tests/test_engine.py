@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -84,17 +85,75 @@ def test_a_main_loop_that_never_rests_holds_nobody_up() -> None:
     assert engine.embed([[7]], deadline=soon(1)).vectors.tolist() == [[1, 7]]
 
 
-def test_a_request_at_its_deadline_is_taken_out_of_the_engine() -> None:
-    """The waiting thread leaves at once, its texts leave the engine, and the next request is not held up."""
-    core = SumCore(batch_size=1)
+@pytest.mark.parametrize(("room", "aborted"), [(1, []), (2, [1]), (3, [1, 2])])
+def test_a_request_at_its_deadline_is_taken_out(room: int, aborted: list[int]) -> None:
+    """The waiting thread leaves at once, nothing more of it is computed, and the next request is not held up."""
+    core = SumCore(batch_size=1, room=room)
     core.gate.clear()
     engine = engine_with(core)
     with pytest.raises(DeadlineExceededError):
         engine.embed([[1], [2], [3]], deadline=soon(0.1))
     core.gate.set()
     assert engine.embed([[7]], deadline=soon()).vectors.tolist() == [[1, 7]]
-    assert core.aborted == [1, 2]  # the first was in the batch that ran
+    assert core.batches == [[0], [3]]  # the first text was in the batch that ran
+    assert core.aborted == aborted
     assert core.waiting == {}
+    assert engine.waiting_texts == 0
+
+
+BULK = range(20)  # keys of the first request's texts
+
+
+def beside_bulk(core: SumCore, *others: list[list[int]]) -> list[list[int]]:
+    """Run a bulk request of 20 texts and, once its first batch runs, *others*; return the keys of each batch."""
+    core.gate.clear()
+    engine = engine_with(core)
+    with ThreadPoolExecutor(1 + len(others)) as clients:
+        futures = [clients.submit(engine.embed, [[1]] * len(BULK), deadline=soon())]
+        time.sleep(0.1)  # so that it comes first
+        for other in others:
+            futures.append(clients.submit(engine.embed, other, deadline=soon()))
+            time.sleep(0.05)
+        core.gate.set()
+        for future, texts in zip(futures, ([[1]] * len(BULK), *others), strict=True):
+            assert future.result().vectors.tolist() == [[len(text), sum(text)] for text in texts]
+    return core.batches
+
+
+def test_a_short_request_does_not_wait_for_a_long_one() -> None:
+    """It is in the next batch, and the bulk request keeps half of that."""
+    first, second, *rest = beside_bulk(SumCore(batch_size=4), [[5]])
+    assert first == [0, 1, 2, 3]
+    assert second == [4, 5, 20]
+    assert [key for batch in rest for key in batch] == [*range(6, 20)]
+
+
+def test_a_short_request_does_not_wait_for_a_full_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the bulk request adds to it is what a batch needs to be worth its while."""
+    monkeypatch.setattr("handler.engine._ENOUGH_TEXTS", 3)
+    assert beside_bulk(SumCore(batch_size=10), [[5]])[1] == [10, 11, 12, 20]
+    assert beside_bulk(SumCore(batch_size=10), [[5]] * 4)[1] == [10, 11, 12, 13, 20, 21, 22, 23]
+
+
+def test_the_oldest_request_has_half_of_each_batch() -> None:
+    """However many shorter ones there are; among those the shortest come first."""
+    batches = beside_bulk(SumCore(batch_size=4), [[2]] * 6, [[3]] * 2, [[4]] * 3)
+    assert batches[1:4] == [[4, 5, 26, 27], [6, 7, 28, 29], [8, 9, 30, 20]]
+    assert sum(map(len, batches)) == len(BULK) + 11
+
+
+def test_a_batch_is_full_when_it_has_its_tokens() -> None:
+    """Half of them for the oldest request, as of the texts."""
+    core = SumCore(batch_size=100)
+    core.batch_tokens = 10
+    assert beside_bulk(core, [[5] * 3] * 2)[:2] == [[*range(10)], [10, 11, 12, 13, 14, 20, 21]]
+
+
+def test_an_engine_that_orders_texts_itself_gets_them_all() -> None:
+    """As one that schedules by priority does."""
+    core = SumCore(batch_size=4, room=sys.maxsize)
+    core.batch_tokens = sys.maxsize
+    assert beside_bulk(core, [[5]])[-1] == [20]
 
 
 def test_a_deadline_that_passed_before_the_engine_took_the_request() -> None:

@@ -22,6 +22,8 @@ class WaitingCore:
     max_model_len = 256
     dtype = "float32"
     pooling = "MEAN"
+    batch_texts = _MOST_TEXTS
+    batch_tokens = _MOST_TEXTS * max_model_len
 
     def __init__(self, options: EngineOptions) -> None:
         """Have no texts; *options* change nothing."""
