@@ -16,8 +16,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import TypeVar
 
 from greenlet import getcurrent, greenlet
+
+T = TypeVar("T")
 
 _TURN_S = 0.01  # so long strands go on before the loop looks at other connections: a health probe may be among them
 _LOOK_S = 0.05  # how exact the end of a wait is
@@ -65,6 +69,25 @@ def make_way() -> None:
     current = getcurrent()
     if isinstance(current, Strand):
         current.hub.make_way(current)
+
+
+def aside(run: Callable[[], T]) -> T:
+    """Return what *run* returns, or raise what it raises, while others go on: it has a thread of its own."""
+    if not isinstance(getcurrent(), Strand):
+        return run()
+    future: Future[T] = Future()
+    done = Signal()
+    future.add_done_callback(lambda _: set_all([done]))
+
+    def work() -> None:
+        try:
+            future.set_result(run())
+        except BaseException as exc:  # noqa: BLE001 - raised where it is waited for
+            future.set_exception(exc)
+
+    threading.Thread(target=work, name="aside", daemon=True).start()
+    done.wait(threading.TIMEOUT_MAX)
+    return future.result()
 
 
 class Lull:

@@ -63,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     "answers": set(),
     "operations": {"answers", "pharia", "protocol"},
     "openapi": {"answers", "errors", "operations", "service"},
-    "pages": {"access", "metrics", "openapi", "service"},
+    "pages": {"access", "metrics", "openapi", "service", "strands"},
     "request_log": {"finished", "logs", "metrics", "service"},
     "direct": {"request_log", "service"},
     "app": {

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from handler.strands import Hub, Lull, Poller, Signal, make_way, set_all
+from handler.strands import Hub, Lull, Poller, Signal, aside, make_way, set_all
 
 
 def turn_until(hub: Hub, poller: selectors.BaseSelector, done: Callable[[], bool]) -> None:
@@ -96,6 +96,39 @@ def test_a_strand_with_much_to_do_makes_way() -> None:
         turn_until(hub, poller, lambda: len(told) == 9)
         assert "!" in told[2:6]
         assert "".join(told).replace("!", "") == "abababab"
+
+
+def test_others_go_on_beside_what_takes_long() -> None:
+    """It runs in a thread of its own, and its strand gets what it returns or raises."""
+    with selectors.DefaultSelector() as poller:
+        hub = Hub(poller)
+        let_go = threading.Event()
+        told: list[object] = []
+
+        def long_work() -> str:
+            assert let_go.wait(5)
+            return threading.current_thread().name
+
+        def failing() -> None:
+            raise ValueError("not this time")
+
+        def run() -> None:
+            told.append(aside(long_work))
+            with pytest.raises(ValueError, match="not this time"):
+                aside(failing)
+            told.append("failed")
+
+        hub.start(run)
+        hub.start(lambda: told.append("beside"))
+        assert told == ["beside"]
+        let_go.set()
+        turn_until(hub, poller, lambda: len(told) == 3)
+        assert told == ["beside", "aside", "failed"]
+
+
+def test_what_takes_long_needs_no_other_thread_in_a_thread() -> None:
+    """Nobody waits for that one."""
+    assert aside(threading.current_thread) is threading.current_thread()
 
 
 def test_a_signal_that_is_set_already_is_not_waited_for() -> None:
