@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 
 from handler.caches import copy_baked, look_over
+from handler.core import Core
 from handler.encoding import finish_vectors
-from handler.engine import Core, Engine
+from handler.engine import Engine
 from handler.engine_args import EngineOptions
 from handler.errors import ServiceError, StartError
 from handler.installation import check_installation

@@ -81,8 +81,6 @@ class VllmCore:
         at_once = self._core.batch_queue_size
         self.batch_texts: int = at_once * self._core.scheduler.max_num_running_reqs
         self.batch_tokens: int = at_once * self._core.scheduler.max_num_scheduled_tokens
-        if config.cache_config.enable_prefix_caching:  # what texts begin with alike may be there, and is not counted
-            self.batch_tokens *= 2
         if config.scheduler_config.policy == "priority":  # vLLM chooses among all texts
             self.batch_texts = self.batch_tokens = sys.maxsize
 

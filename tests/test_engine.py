@@ -130,7 +130,7 @@ def test_a_short_request_does_not_wait_for_a_long_one() -> None:
 
 def test_a_short_request_does_not_wait_for_a_full_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the bulk request adds to it is what a batch needs to be worth its while."""
-    monkeypatch.setattr("handler.engine._ENOUGH_TEXTS", 3)
+    monkeypatch.setattr("handler.feed.ENOUGH_TEXTS", 3)
     assert beside_bulk(SumCore(batch_size=10), [[5]])[1] == [10, 11, 12, 20]
     assert beside_bulk(SumCore(batch_size=10), [[5]] * 4)[1] == [10, 11, 12, 13, 20, 21, 22, 23]
 
@@ -144,9 +144,20 @@ def test_the_oldest_request_has_half_of_each_batch() -> None:
 
 def test_a_batch_is_full_when_it_has_its_tokens() -> None:
     """Half of them for the oldest request, as of the texts."""
-    core = SumCore(batch_size=100)
-    core.batch_tokens = 10
-    assert beside_bulk(core, [[5] * 3] * 2)[:2] == [[*range(10)], [10, 11, 12, 13, 14, 20, 21]]
+    core = SumCore(batch_size=10, room=100)
+    core.batch_tokens = 11
+    assert beside_bulk(core, [[5] * 3] * 2)[:2] == [[*range(10)], [10, 11, 12, 13, 14, 15, 20, 21]]
+
+
+def test_an_engine_that_can_use_more_gets_more() -> None:
+    """As one whose prefix cache has most tokens of each text; once it leaves a whole batch, it gets less again."""
+    core = SumCore(batch_size=8, room=100)
+    core.batch_tokens = 2
+    assert list(map(len, beside_bulk(core))) == [2, 4, 8, 6]
+    core.batches.clear()
+    engine = engine_with(core)
+    assert len(engine.embed([[1]] * 40, deadline=soon()).vectors) == 40
+    assert list(map(len, core.batches)) == [2, 4, 8, 8, 8, 8, 2]
 
 
 def test_an_engine_that_orders_texts_itself_gets_them_all() -> None:

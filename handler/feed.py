@@ -1,0 +1,143 @@
+"""Which texts the engine gets next, and whose they are; used by the engine's thread alone.
+
+An engine takes texts in the order in which it gets them. So it gets no more than it can use at once, and what waits is
+here, where a query can still overtake a bulk request.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handler.core import Core
+from handler.strands import Signal
+
+ENOUGH_TEXTS = 32  # in a batch: of more, its texts do not get cheaper
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """The texts of one request and where their vectors go."""
+
+    token_ids: list[list[int]]
+    priority: int
+    submitted: float = field(default_factory=time.monotonic)
+    started: float = 0.0  # when the engine got its first text
+    vectors: NDArray[np.float32] | None = None  # (n, dim)
+    waiting: int = 0  # texts without a vector
+    fed: int = 0  # texts that the engine has got, the first ones
+    first_key: int = 0
+    abandoned: bool = False
+    failed: bool = False
+    done: Signal = field(default_factory=Signal)
+
+    @property
+    def unfed(self) -> int:
+        """How many texts the engine has not got."""
+        return len(self.token_ids) - self.fed
+
+
+class Feed:
+    """The texts of all requests, from their coming to their vectors."""
+
+    def __init__(self) -> None:
+        """Have none."""
+        self._queue: list[Job] = []  # with texts that the engine has not got, the oldest first
+        self._running: dict[int, tuple[Job, int]] = {}  # key -> (job, row), of the texts that it has
+        self._running_tokens = 0
+        self._next_key = 0
+        self._times_tokens = 1  # of a batch, that the engine can use at once, because some need not be computed
+        self._full = False  # of tokens, when the engine last got some
+
+    @property
+    def texts(self) -> int:
+        """How many texts have no vector yet; may be read by any thread."""
+        return len(self._running) + sum(job.unfed for job in self._queue)
+
+    @property
+    def jobs(self) -> set[Job]:
+        """Every request that waits for a vector."""
+        return {*self._queue, *(job for job, _ in self._running.values())}
+
+    def add(self, job: Job, *, dimensions: int) -> None:
+        """Take *job*, the newest."""
+        job.waiting = len(job.token_ids)
+        job.vectors = np.empty((len(job.token_ids), dimensions), dtype=np.float32)
+        job.first_key = self._next_key
+        self._next_key += len(job.token_ids)
+        self._queue.append(job)
+
+    def remove(self, job: Job, core: Core) -> None:
+        """Take *job* out, its texts in the engine too."""
+        self._queue = [other for other in self._queue if other is not job]
+        keys = range(job.first_key, job.first_key + job.fed)
+        left = [key for key in keys if self._forget(key) is not None]
+        if left:
+            core.abort(left)
+
+    def fill(self, core: Core) -> None:
+        """Give the engine its next batch.
+
+        The oldest request brings as many texts as all others together, at most half of a full batch, and those with the
+        fewest texts left come next. So a query waits neither for all that a bulk request brings nor for a full batch of
+        it, and no bulk request waits for ever.
+        """
+        if not self._queue:
+            return
+        oldest, *others = self._queue
+        others.sort(key=lambda job: job.unfed)
+        full = core.batch_tokens * self._times_tokens
+        texts, tokens = core.batch_texts, full
+        if others:
+            texts = min((texts + 1) // 2, max(ENOUGH_TEXTS, sum(job.unfed for job in others)))
+            tokens = (tokens + 1) // 2
+        self._give(core, oldest, texts=texts, tokens=tokens)
+        for job in others:
+            self._give(core, job, texts=core.batch_texts, tokens=full)
+        self._full = self._running_tokens >= full
+        self._queue = [job for job in self._queue if job.unfed]
+
+    def _give(self, core: Core, job: Job, *, texts: int, tokens: int) -> None:
+        """Give the engine texts of *job* until it has so many in all."""
+        while job.unfed and len(self._running) < texts and self._running_tokens < tokens:
+            if not job.fed:
+                job.started = time.monotonic()
+            token_ids = job.token_ids[job.fed]
+            key = job.first_key + job.fed
+            self._running[key] = (job, job.fed)
+            self._running_tokens += len(token_ids)
+            core.add(key, token_ids, job.priority)
+            job.fed += 1
+
+    def deliver(self, key: int, vector: NDArray[np.float32]) -> Job | None:
+        """Put one vector into its place; return the job if nothing of it is left to do."""
+        found = self._forget(key)
+        if found is None:  # taken out while its batch was running
+            return None
+        job, row = found
+        assert job.vectors is not None  # noqa: S101 - for mypy: `add` made them
+        job.vectors[row] = vector
+        job.waiting -= 1
+        return None if job.waiting else job
+
+    def learn(self, core: Core) -> None:
+        """Give more tokens at once to an engine that has finished all of them, less to one that has a whole batch left.
+
+        A prefix cache may have most tokens of texts under one instruction, and those take no room in a batch.
+        """
+        if self._full and not self._running:
+            self._times_tokens *= 2
+        elif self._running_tokens > core.batch_tokens and self._times_tokens > 1:
+            self._times_tokens //= 2
+        self._full = False
+
+    def _forget(self, key: int) -> tuple[Job, int] | None:
+        """Return what was known of a text that is no longer the engine's."""
+        found = self._running.pop(key, None)
+        if found is not None:
+            job, row = found
+            self._running_tokens -= len(job.token_ids[row])
+        return found
