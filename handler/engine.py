@@ -133,7 +133,7 @@ class Engine:
             memory.look()  # between batches, when nothing of a batch is held
 
     def _take(self, core: Core) -> bool:
-        """Move everything that waits into the engine; block while there is nothing to do. False: stop."""
+        """Take every request that has come; block while there is nothing to do. False: stop."""
         block = not self._feed.texts
         while True:
             try:
