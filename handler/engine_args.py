@@ -79,7 +79,9 @@ _REMEDIES = {
     ),
     ("max_model_len",): "set EMBED_MAX_MODEL_LEN to at most what the model was made for",
     ("architecture", "not supported", "unsupported"): "this vLLM does not serve that architecture or choice",
-    ("attempted to load weight", "size mismatch"): "config.json and the weights do not belong together; download again",
+    ("attempted to load weight", "size mismatch", "missingweights"): (
+        "config.json and the weights do not belong together; download again"
+    ),
     (
         "safetensor",
         "header",

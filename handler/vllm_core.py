@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from handler.compile_cache import let_compiled_models_load
 from handler.engine_args import EngineOptions, check_engine_args, explain
 from handler.errors import StartError
+from handler.missing_weights import refuse_missing_weights
 from handler.trust import needs_code
 from handler.warm_ups import skip_needless_warm_ups
 
@@ -36,6 +37,7 @@ def import_vllm() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
     for module in ("vllm.engine.arg_utils", "vllm.v1.engine.core", "vllm.v1.executor"):
         importlib.import_module(module)
+    refuse_missing_weights(importlib.import_module("vllm.model_executor.model_loader.base_loader"))
 
 
 class VllmCore:
@@ -228,9 +230,10 @@ def _encoder_runner(core: Any) -> Any | None:
     from vllm.v1.kv_cache_interface import EncoderOnlyAttentionSpec  # noqa: PLC0415
 
     config = core.vllm_config
-    if not current_platform.is_cpu() or config.parallel_config.world_size > 1:
+    worker = getattr(core.model_executor, "driver_worker", None)  # None: it is another process
+    if not current_platform.is_cpu() or config.parallel_config.world_size > 1 or worker is None:
         return None
-    runner = core.model_executor.driver_worker.worker.model_runner
+    runner = worker.worker.model_runner
     asked = (config.lora_config, config.speculative_config, config.kv_transfer_config, config.ec_transfer_config)
     scheduled = config.scheduler_config.policy != "fcfs" or config.scheduler_config.scheduler_cls is not None
     if any(asked) or scheduled or runner.uses_mrope or runner.supports_mm_inputs:

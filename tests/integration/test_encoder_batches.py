@@ -46,9 +46,13 @@ def test_encoders_are_batched_as_vllm_would(folders: Path, name: str, changes: d
 
 @pytest.mark.parametrize(
     ("name", "overrides"),
-    [("qwen3-last", {}), ("bert-matryoshka", {"scheduling_policy": "priority"})],
+    [
+        ("qwen3-last", {}),
+        ("bert-matryoshka", {"scheduling_policy": "priority"}),
+        ("bert-matryoshka", {"distributed_executor_backend": "mp"}),
+    ],
 )
-def test_what_needs_a_scheduler_keeps_it(folders: Path, name: str, overrides: dict[str, Any]) -> None:
-    """Decoders have a cache of keys and values, and priorities an order of their own."""
+def test_what_needs_vllms_scheduler_keeps_it(folders: Path, name: str, overrides: dict[str, Any]) -> None:
+    """Decoders have a cache of keys and values, priorities an order of their own; a model may be in another process."""
     told = both_queues(models.build(name, folders), max_num_batched_tokens=512, overrides=overrides)
     assert told["queue"] == "_Scheduled"

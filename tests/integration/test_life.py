@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -92,13 +93,26 @@ def unsupported(folder: Path) -> None:
     config.write_text(config.read_text().replace("BertModel", "NobodysModel").replace('"bert"', '"nobodys"'))
 
 
-def not_a_number(folder: Path) -> None:
-    """Put NaN into a weight that every text passes."""
+def other_weights(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """Write the weights that *change* makes of what is there."""
     from safetensors.numpy import load_file, save_file
 
-    weights = dict(load_file(folder / "model.safetensors"))
+    def damage(folder: Path) -> None:
+        weights = dict(load_file(folder / "model.safetensors"))
+        change(weights)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return damage
+
+
+def not_a_number(weights: dict[str, Any]) -> None:
+    """Put NaN into a weight that every text passes."""
     weights["embeddings.LayerNorm.weight"] = weights["embeddings.LayerNorm.weight"] * np.float32(np.nan)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def some_missing(weights: dict[str, Any]) -> None:
+    """Take away a matrix, and one of three that vLLM stacks."""
+    del weights["encoder.layer.3.output.dense.weight"], weights["encoder.layer.2.attention.self.key.weight"]
 
 
 @pytest.mark.parametrize(
@@ -110,9 +124,13 @@ def not_a_number(folder: Path) -> None:
         (lambda folder: [(folder / name).unlink() for name in ("tokenizer.json", "vocab.txt")], "the tokenizer in"),
         (wrong_shape, "config.json and the weights do not belong together"),
         (unsupported, "does not serve that architecture"),
-        (not_a_number, "not finite"),
+        (other_weights(not_a_number), "not finite"),
+        (
+            other_weights(some_missing),
+            "self.qkv_proj.weight, model.encoder.layer.3.output.dense.weight; config.json and",
+        ),
     ],
-    ids=["broken", "missing", "no-config", "no-tokenizer", "wrong-shape", "unsupported", "nan"],
+    ids=["broken", "missing", "no-config", "no-tokenizer", "wrong-shape", "unsupported", "nan", "some-missing"],
 )
 def test_a_model_that_cannot_be_served_ends_the_start(damage: Any, said: str, tmp_path: Path) -> None:
     """Exit code 3 and one line with cause and remedy; no respawn, no hang."""

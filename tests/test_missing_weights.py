@@ -1,0 +1,69 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from handler.missing_weights import MissingWeightsError, refuse_missing_weights
+
+
+class UnquantizedLinearMethod:
+    """By the name of vLLM's."""
+
+
+def loader(*layers: str, method: type = UnquantizedLinearMethod) -> tuple[Any, torch.nn.Module, list[Any]]:
+    """Return a stand-in for vLLM's module, the model that it makes, and what it was asked to process."""
+    model, processed = torch.nn.Module(), list[Any]()
+    for name in layers:
+        layer = torch.nn.Linear(3, 4)
+        layer.__dict__["quant_method"] = method()
+        model.add_module(name, layer)
+    module = SimpleNamespace(
+        initialize_model=lambda **_: model, process_weights_after_loading=lambda *args: processed.append(args)
+    )
+    refuse_missing_weights(module)
+    return module, module.initialize_model(vllm_config=None), processed
+
+
+def load(model: torch.nn.Module, name: str, rows: slice = slice(None)) -> None:
+    """Fill rows of a layer, as a loader of weights does."""
+    for parameter in model.get_submodule(name).parameters():
+        parameter.data[rows] = 1
+
+
+def test_what_is_loaded_whole_is_processed() -> None:
+    """With the arguments that vLLM gives."""
+    module, model, processed = loader("a", "b")
+    load(model, "a")
+    load(model, "b")
+    module.process_weights_after_loading(model, "config", "cpu")
+    assert processed == [(model, "config", "cpu")]
+
+
+def test_a_part_that_is_missing_is_named() -> None:
+    """Rows of a matrix, where vLLM stacks several."""
+    module, model, processed = loader("a", "b")
+    load(model, "a")
+    load(model, "b", slice(0, 2))
+    with pytest.raises(MissingWeightsError, match=r"for b\.weight, b\.bias$"):
+        module.process_weights_after_loading(model, "config", "cpu")
+    assert not processed
+
+
+def test_many_are_counted() -> None:
+    """A checkpoint of another model lacks hundreds."""
+    module, model, _ = loader("a", "b", "c")
+    with pytest.raises(MissingWeightsError, match=r"for a\.weight, a\.bias, b\.weight and 3 more$"):
+        module.process_weights_after_loading(model, "config", "cpu")
+
+
+def test_quantized_layers_are_left_alone() -> None:
+    """Their scales have defaults."""
+
+    class Fp8LinearMethod:
+        pass
+
+    module, model, processed = loader("a", method=Fp8LinearMethod)
+    assert not any(parameter.isnan().any() for parameter in model.parameters())
+    module.process_weights_after_loading(model, "config", "cpu")
+    assert processed
