@@ -78,10 +78,14 @@ _REMEDIES = {
         "set EMBED_MAX_NUM_BATCHED_TOKENS to at least the longest input's tokens, or EMBED_MAX_MODEL_LEN lower"
     ),
     ("max_model_len",): "set EMBED_MAX_MODEL_LEN to at most what the model was made for",
-    ("architecture", "not supported", "unsupported"): "this vLLM does not serve that architecture or choice",
-    ("attempted to load weight", "size mismatch", "missingweights"): (
-        "config.json and the weights do not belong together; download again"
-    ),
+    (
+        "architecture",
+        "not supported",
+        "unsupported",
+        "no other way to handle",
+    ): "this vLLM does not serve that architecture or choice",
+    ("missingweights",): "download the model again; if they are there, this vLLM cannot serve it",
+    ("attempted to load weight", "size mismatch"): "config.json and the weights do not belong together; download again",
     (
         "safetensor",
         "header",

@@ -13,6 +13,8 @@ from typing import Any
 
 # Those of quantized layers have defaults of their own, which checkpoints need not hold.
 _METHODS = {"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"}
+# Transformers' pooler, which vLLM makes but does not use: it has its own. Many checkpoints come without.
+_UNUSED = "pooler"
 _NAMED = 3  # of the weights that are missing
 
 
@@ -34,7 +36,7 @@ def refuse_missing_weights(base_loader: Any) -> None:
         missing = [name for name, marked in _marked(model) if marked.isnan().any()]
         if missing:
             more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-            message = f"the checkpoint has no weights, or NaN, for {', '.join(missing[:_NAMED])}{more}"
+            message = f"vLLM found no weights, or NaN, in the checkpoint for {', '.join(missing[:_NAMED])}{more}"
             raise MissingWeightsError(message)
         process(model, *args)
 
@@ -45,7 +47,7 @@ def refuse_missing_weights(base_loader: Any) -> None:
 def _marked(model: Any) -> Iterator[tuple[str, Any]]:
     """Name each matrix and give a column of it, (rows,), for parts are stacked in rows; of a bias everything."""
     for layer, module in model.named_modules():
-        if type(getattr(module, "quant_method", None)).__name__ in _METHODS:
+        if type(getattr(module, "quant_method", None)).__name__ in _METHODS and _UNUSED not in layer.split("."):
             for name, parameter in module.named_parameters(recurse=False):
                 column = parameter.data if parameter.dim() == 1 else parameter.data[..., 0]
                 if column.is_floating_point():

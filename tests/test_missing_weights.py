@@ -67,3 +67,10 @@ def test_quantized_layers_are_left_alone() -> None:
     assert not any(parameter.isnan().any() for parameter in model.parameters())
     module.process_weights_after_loading(model, "config", "cpu")
     assert processed
+
+
+def test_an_unused_pooler_may_be_missing() -> None:
+    """Transformers makes one, and vLLM uses its own."""
+    module, model, processed = loader("pooler")
+    module.process_weights_after_loading(model, "config", "cpu")
+    assert processed

@@ -127,7 +127,7 @@ def some_missing(weights: dict[str, Any]) -> None:
         (other_weights(not_a_number), "not finite"),
         (
             other_weights(some_missing),
-            "self.qkv_proj.weight, model.encoder.layer.3.output.dense.weight; config.json and",
+            "self.qkv_proj.weight, model.encoder.layer.3.output.dense.weight; download the",
         ),
     ],
     ids=["broken", "missing", "no-config", "no-tokenizer", "wrong-shape", "unsupported", "nan", "some-missing"],
