@@ -17,6 +17,7 @@ class Core(Protocol):
     pooling: str
     batch_texts: int  # at most in what it runs at once
     batch_tokens: int
+    splits_texts: bool  # between batches, so that one more than there is room for fills a batch
 
     def add(self, key: int, token_ids: list[int], priority: int) -> None:
         """Queue one text under *key*."""

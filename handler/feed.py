@@ -6,6 +6,7 @@ here, where a query can still overtake a bulk request.
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -50,7 +51,7 @@ class Feed:
         self._running_tokens = 0
         self._next_key = 0
         self._times_tokens = 1  # of a batch, that the engine can use at once, because some need not be computed
-        self._full = False  # of tokens, when the engine last got some
+        self._overfull = False  # more tokens than a batch has room for, when the engine last got some
 
     @property
     def texts(self) -> int:
@@ -81,31 +82,35 @@ class Feed:
     def fill(self, core: Core) -> None:
         """Give the engine its next batch.
 
-        The oldest request brings as many texts as all others together, at most half of a full batch, and those with the
-        fewest texts left come next. So a query waits neither for all that a bulk request brings nor for a full batch of
-        it, and no bulk request waits for ever.
+        The oldest request brings as many texts as all others together, at most half of what there is room for, and
+        those with the fewest texts left come next. So a query waits neither for all that a bulk request brings nor for
+        a full batch of it, and no bulk request waits for ever. An engine that orders texts itself has room for all.
         """
         if not self._queue:
             return
         oldest, *others = self._queue
         others.sort(key=lambda job: job.unfed)
         full = core.batch_tokens * self._times_tokens
-        texts, tokens = core.batch_texts, full
-        if others:
+        if others and core.batch_texts < sys.maxsize:
+            texts, tokens = core.batch_texts - len(self._running), full - self._running_tokens
             texts = min((texts + 1) // 2, max(ENOUGH_TEXTS, sum(job.unfed for job in others)))
-            tokens = (tokens + 1) // 2
-        self._give(core, oldest, texts=texts, tokens=tokens)
+            tokens = max((tokens + 1) // 2, len(oldest.token_ids[oldest.fed]))
+            self._give(core, oldest, texts=len(self._running) + texts, tokens=self._running_tokens + tokens)
+        else:
+            others = self._queue
         for job in others:
-            self._give(core, job, texts=core.batch_texts, tokens=full)
-        self._full = self._running_tokens >= full
+            self._give(core, job, texts=core.batch_texts, tokens=full, over=core.splits_texts)
+        self._overfull = core.splits_texts and self._running_tokens > full
         self._queue = [job for job in self._queue if job.unfed]
 
-    def _give(self, core: Core, job: Job, *, texts: int, tokens: int) -> None:
-        """Give the engine texts of *job* until it has so many in all."""
-        while job.unfed and len(self._running) < texts and self._running_tokens < tokens:
+    def _give(self, core: Core, job: Job, *, texts: int, tokens: int, over: bool = False) -> None:
+        """Give the engine texts of *job* until it has so many in all, or so many tokens; the last may go *over* them."""
+        while job.unfed and len(self._running) < texts:
+            token_ids = job.token_ids[job.fed]
+            if self._running and self._running_tokens + (0 if over else len(token_ids)) > tokens:
+                return
             if not job.fed:
                 job.started = time.monotonic()
-            token_ids = job.token_ids[job.fed]
             key = job.first_key + job.fed
             self._running[key] = (job, job.fed)
             self._running_tokens += len(token_ids)
@@ -124,15 +129,15 @@ class Feed:
         return None if job.waiting else job
 
     def learn(self, core: Core) -> None:
-        """Give more tokens at once to an engine that has finished all of them, less to one that has a whole batch left.
+        """Give more tokens at once to an engine that has finished too many, less to one that has a whole batch left.
 
         A prefix cache may have most tokens of texts under one instruction, and those take no room in a batch.
         """
-        if self._full and not self._running:
+        if self._overfull and not self._running:
             self._times_tokens *= 2
         elif self._running_tokens > core.batch_tokens and self._times_tokens > 1:
             self._times_tokens //= 2
-        self._full = False
+        self._overfull = False
 
     def _forget(self, key: int) -> tuple[Job, int] | None:
         """Return what was known of a text that is no longer the engine's."""

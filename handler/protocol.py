@@ -108,7 +108,7 @@ class Message(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
     role: str
-    content: Annotated[list[str], BeforeValidator(_texts), WithJsonSchema(_CONTENT)] = [""]
+    content: Annotated[list[str], Field(fail_fast=True), BeforeValidator(_texts), WithJsonSchema(_CONTENT)] = [""]
 
 
 class EmbeddingRequest(BaseModel):
@@ -119,7 +119,7 @@ class EmbeddingRequest(BaseModel):
     )
 
     input: Input | None = None
-    messages: list[Message] | None = Field(default=None, min_length=1)
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)] | None = None
     model: str | None = None
     encoding_format: Literal["float", "base64", "bytes", "bytes_only"] | None = None
     embed_dtype: Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"] | None = None

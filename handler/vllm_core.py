@@ -83,6 +83,7 @@ class VllmCore:
         at_once = self._core.batch_queue_size
         self.batch_texts: int = at_once * self._core.scheduler.max_num_running_reqs
         self.batch_tokens: int = at_once * self._core.scheduler.max_num_scheduled_tokens
+        self.splits_texts: bool = config.scheduler_config.enable_chunked_prefill
         if config.scheduler_config.policy == "priority":  # vLLM chooses among all texts
             self.batch_texts = self.batch_tokens = sys.maxsize
 

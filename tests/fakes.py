@@ -56,10 +56,15 @@ class SumCore:
     dtype = "float32"
     pooling = "MEAN"
     batch_tokens = 1000
+    splits_texts = False
 
-    def __init__(self, *, batch_size: int = 4, room: int | None = None) -> None:
-        """Run at most *batch_size* texts per step; ask for *room* texts, if that is more."""
+    def __init__(self, *, batch_size: int = 4, room: int | None = None, caches: bool = False) -> None:
+        """Run at most *batch_size* texts per step; ask for *room* texts, if that is more.
+
+        *caches*: tokens take no room in a batch, as those do that a prefix cache has.
+        """
         self._batch_size = batch_size
+        self._caches = self.splits_texts = caches
         self.batch_texts = room or batch_size
         self.waiting: dict[int, list[int]] = {}
         self.priorities: dict[int, int] = {}
@@ -86,7 +91,13 @@ class SumCore:
         self.gate.wait()
         if self.error is not None:
             raise self.error
-        keys = list(self.waiting)[: self._batch_size]
+        keys: list[int] = []
+        tokens = 0
+        for key, token_ids in self.waiting.items():
+            tokens += 0 if self._caches else len(token_ids)
+            if len(keys) == self._batch_size or (keys and tokens > self.batch_tokens):
+                break
+            keys.append(key)
         self.batches.append(keys)
         return [(key, self._vector(self.waiting.pop(key))) for key in keys]
 

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from handler.errors import InvalidRequestError
 from handler.inquiry import Chat, Inquiry, Texts, TokenLists
+from handler.pharia import (
+    BatchSemanticRequest,
+    DetokenizeRequest,
+    InstructableRequest,
+    SemanticRequest,
+    TokenizeRequest,
+)
 from handler.protocol import EmbeddingRequest, parse_request
 
 
@@ -239,3 +247,34 @@ def test_what_is_no_whole_number_is_refused(field: dict[str, Any]) -> None:
     for ids in ([1.5], [1, True], [[1, "2"]], [1.0, 1.5]):
         with pytest.raises(InvalidRequestError, match="input"):
             parse(input=ids)
+
+
+def lists_in(schema: Any) -> Iterator[dict[str, Any]]:
+    """Find every list of a pydantic core schema."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "list":
+            yield schema
+        schema = list(schema.values())
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            yield from lists_in(part)
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        *(EmbeddingRequest, SemanticRequest, BatchSemanticRequest, InstructableRequest, TokenizeRequest),
+        DetokenizeRequest,
+    ],
+)
+def test_the_first_bad_item_ends_the_check(wire: Any) -> None:
+    """A list of a million bad ones would else become a million errors, gigabytes of them."""
+    found = list(lists_in(wire.__pydantic_core_schema__))
+    assert found or wire is TokenizeRequest
+    assert all(schema.get("fail_fast") for schema in found)
+
+
+def test_a_body_of_bad_messages_has_one_error() -> None:
+    """As of any other list."""
+    with pytest.raises(InvalidRequestError, match=r"^messages\.0: Input should be"):
+        parse(messages=[0] * 100_000)

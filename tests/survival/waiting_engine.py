@@ -24,6 +24,7 @@ class WaitingCore:
     pooling = "MEAN"
     batch_texts = _MOST_TEXTS
     batch_tokens = _MOST_TEXTS * max_model_len
+    splits_texts = False
 
     def __init__(self, options: EngineOptions) -> None:
         """Have no texts; *options* change nothing."""
