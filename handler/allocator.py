@@ -9,9 +9,10 @@ given back after all whenever the process has grown. Source: mallopt(3), malloc_
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 import time
-from pathlib import Path
+import weakref
 
 # parameter -> bytes
 _WANTED = {
@@ -38,7 +39,9 @@ class Trimmer:
     def __init__(self) -> None:
         """Take the memory of now as what the process needs."""
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        self._needed = _resident_bytes()
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)  # later there may be no descriptor left
+        weakref.finalize(self, os.close, self._statm)
+        self._needed = self._resident_bytes()
         self._looked = time.monotonic()
 
     def look(self) -> bool:
@@ -47,13 +50,11 @@ class Trimmer:
         if self._trim is None or now - self._looked < _LOOK_EVERY_S:
             return False
         self._looked = now
-        if _resident_bytes() <= self._needed + _GROWTH_BYTES:
+        if self._resident_bytes() <= self._needed + _GROWTH_BYTES:
             return False
         self._trim(0)
-        self._needed = _resident_bytes()
+        self._needed = self._resident_bytes()
         return True
 
-
-def _resident_bytes() -> int:
-    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * resource.getpagesize()
+    def _resident_bytes(self) -> int:
+        return int(os.pread(self._statm, 100, 0).split()[1]) * resource.getpagesize()

@@ -203,6 +203,12 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         unreader.unread(self._request)
         self._request = b""
 
+    def forget_request(self) -> None:
+        """Let go of the request that is answered: its body may be large, and the connection idle for minutes."""
+        self._request = b""
+        if self.parser is not None:
+            self.parser.mesg = None
+
     def close(self, graceful: bool = False) -> None:  # noqa: FBT001, FBT002 - gunicorn's signature
         """Close; *graceful* not before the client has, so that it gets all of its answer.
 

@@ -57,7 +57,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     """One process, one engine."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Count what is buffered over all connections."""
+        """Start with nothing to do."""
         super().__init__(*args, **kwargs)
         self._embedding = 0  # requests for embeddings that are with threads
         self._notified = 0.0
@@ -176,6 +176,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     def _finish(self, conn: Connection, *, kept: bool) -> None:
         """Write the rest of the answer, then wait for the next request or close."""
         conn.kept = kept
+        conn.forget_request()
         if conn.sock.unsent and conn.sock.fileno() >= 0:
             self._outgoing.add(conn)
         else:

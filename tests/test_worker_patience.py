@@ -5,13 +5,13 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
 
 from tests.server import Server
-from tests.worker_app import LARGE
+from tests.worker_app import LARGE, LIMIT_BYTES
 from tests.worker_client import answer, connect, head, wait_alive
 
 
@@ -109,6 +109,25 @@ def test_a_head_without_end_is_refused_and_takes_no_thread(server: Server) -> No
     assert server.status("/health") == 200
     for client in clients:
         assert answer(client).startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize(("path", "status"), [(b"/", b"200"), (b"/v1/embeddings", b"429")], ids=["handled", "refused"])
+def test_an_idle_connection_holds_nothing_of_its_last_request(path: bytes, status: bytes) -> None:
+    """Neither a body that was handled nor one that was refused while every slot was taken."""
+    request = head(b"Content-Length: %d" % LIMIT_BYTES).replace(b"/", path, 1) + b"a" * LIMIT_BYTES
+    with Server(module="tests.worker_app") as server, ExitStack() as connections:
+        wait_alive(server)
+        for _ in range(4 if status == b"429" else 0):
+            connections.enter_context(connect(server, b"POST /?seconds=60 HTTP/1.1\r\nHost: x\r\n\r\n"))
+        time.sleep(0.2)
+        resident = []
+        for _ in range(2):  # by the first sixty the allocator has what it needs
+            for _ in range(60):
+                idle = connections.enter_context(connect(server, request))
+                assert idle.recv(12) == b"HTTP/1.1 " + status
+            resident.append(server.worker().memory_info().rss)
+        server.worker().kill()  # else it would wait for those that have the slots
+        assert resident[1] - resident[0] < 20 * LIMIT_BYTES
 
 
 def test_a_client_that_goes_away(server: Server) -> None:
