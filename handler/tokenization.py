@@ -5,6 +5,7 @@ The Rust tokenizer is called outside the engine thread, and releases the interpr
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
@@ -25,6 +26,10 @@ _CALL_CHARS = 32 * 1024
 _LONG_CHARS = 256 * 1024
 _FAR_TOKENS = 1000  # from where a text was cut in two, its tokens are those of the whole text
 _SPACES = " \t\r\n"  # between words for every tokenizer
+_MOST_CHARS = 2**20  # of a prompt whose tokens a client wants to see, all of them
+
+
+_WHOLE = LengthRule(sys.maxsize, "chunk")  # of text that is to be shown
 
 
 class Backend(Protocol):
@@ -73,19 +78,19 @@ class TextTokenizer:
 
     def _special_tokens(self) -> tuple[list[int], list[int]]:
         """Find what the tokenizer puts around a text, so that cutting a text keeps it."""
-        bare = self._encode(["a"], add_special_tokens=False)[0]
-        full = self._encode(["a"], add_special_tokens=True)[0]
+        bare = self._encode("a", add_special_tokens=False)
+        full = self._encode("a", add_special_tokens=True)
         for start in range(len(full) - len(bare) + 1):
             if full[start : start + len(bare)] == bare:
                 return full[:start], full[start + len(bare) :]
         return [], []
 
-    def _encode(self, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
-        """Tokenize *texts* in one call."""
-        if len(texts[0]) <= _LONG_CHARS:  # of several texts none is longer
-            return self._call(texts, add_special_tokens=add_special_tokens)
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Tokenize all of *text*."""
+        if len(text) <= _LONG_CHARS:
+            return self._call([text], add_special_tokens=add_special_tokens)[0]
         with self._turn:
-            token_ids = self._call(texts, add_special_tokens=add_special_tokens)
+            token_ids = self._call([text], add_special_tokens=add_special_tokens)[0]
             self._memory.look()  # the engine, which looks otherwise, may get nothing of this request
         return token_ids
 
@@ -96,18 +101,18 @@ class TextTokenizer:
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in encodings]
 
-    def _encode_long(self, text: str, rule: LengthRule, index: int, *, add_special_tokens: bool) -> list[int]:
+    def _encode_text(self, text: str, rule: LengthRule, index: int, *, add_special_tokens: bool) -> list[int]:
         """Tokenize as much of *text* as *rule* asks for, the one of that *index* in its request."""
         chars = _LONG_CHARS
-        while chars < len(text):
+        while chars < len(text) and rule.long_input != "chunk":
             part = _whole_words(text, chars, rule.side)
-            token_ids = self._encode([part], add_special_tokens=add_special_tokens)[0]
+            token_ids = self._encode(part, add_special_tokens=add_special_tokens)
             if len(token_ids) > rule.limit + _FAR_TOKENS:
                 if rule.long_input == "error":
                     raise too_long(index, f"at least {len(token_ids)}", rule)
                 return token_ids
             chars *= 4  # few tokens for so many characters: words that the vocabulary does not know, white space
-        return self._encode([text], add_special_tokens=add_special_tokens)[0]
+        return self._encode(text, add_special_tokens=add_special_tokens)
 
     def encode_texts(
         self,
@@ -131,10 +136,10 @@ class TextTokenizer:
             for call in _calls(texts):
                 if done:
                     between()
-                if len(call[0]) > _LONG_CHARS and rule.long_input != "chunk":
-                    token_ids = [self._encode_long(call[0], rule, done, add_special_tokens=add_special_tokens)]
+                if len(call) == 1:
+                    token_ids = [self._encode_text(call[0], rule, done, add_special_tokens=add_special_tokens)]
                 else:
-                    token_ids = self._encode(call, add_special_tokens=add_special_tokens)
+                    token_ids = self._call(call, add_special_tokens=add_special_tokens)
                 yield _not_empty(token_ids, first=done)
                 done += len(call)
 
@@ -157,15 +162,16 @@ class TextTokenizer:
             for index, parts in enumerate(prompts):
                 if index:
                     between()
-                yield _not_empty([self._enclose(self._join(parts, index))], first=index)
+                yield _not_empty([self._enclose(self._join(parts, rule, index))], first=index)
 
         return fit(groups(), rule, (self._prefix, self._suffix))
 
-    def _join(self, parts: list[Part], index: int) -> list[int]:
+    def _join(self, parts: list[Part], rule: LengthRule, index: int) -> list[int]:
         joined: list[int] = []
         for is_text, group in groupby(parts, lambda part: isinstance(part, str)):
             if is_text:
-                joined += self._encode(["".join(cast("Iterable[str]", group))], add_special_tokens=False)[0]
+                text = "".join(cast("Iterable[str]", group))
+                joined += self._encode_text(text, rule, index, add_special_tokens=False)
             else:
                 ids = list(chain.from_iterable(cast("Iterable[list[int]]", group)))
                 self._check_vocabulary(ids, index)
@@ -181,9 +187,12 @@ class TextTokenizer:
         """Return id and token of *parts*, without special tokens.
 
         Raises:
-            InvalidRequestError: an id is not in the vocabulary.
+            InvalidRequestError: an id is not in the vocabulary, or there is more text than can be shown.
         """
-        return [(token_id, self._backend.id_to_token(token_id) or "") for token_id in self._join(parts, 0)]
+        if sum(len(part) for part in parts if isinstance(part, str)) > _MOST_CHARS:
+            message = f"at most {_MOST_CHARS} characters can be tokenized to be shown; send less text"
+            raise InvalidRequestError(message, param="prompt")
+        return [(token_id, self._backend.id_to_token(token_id) or "") for token_id in self._join(parts, _WHOLE, 0)]
 
     def decode(self, token_ids: list[int]) -> str:
         """Return the text of *token_ids*, special tokens included.

