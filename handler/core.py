@@ -27,6 +27,3 @@ class Core(Protocol):
 
     def step(self) -> list[tuple[int, NDArray[np.float32]]]:
         """Run one batch; return (key, raw vector) of each text that is finished."""
-
-    def close(self) -> None:
-        """Free what the engine holds."""

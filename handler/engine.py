@@ -52,7 +52,7 @@ class Engine:
         self._build = build
         self._on_death = on_death
         self._lull = lull or Lull()
-        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._core: Core | None = None
         self._start_error: BaseException | None = None
         self._built = threading.Event()
@@ -61,8 +61,7 @@ class Engine:
         # Plain numbers for the metrics: only the thread writes them, and a scrape may read them at any moment.
         self.finished_texts = 0
         self.steps_by_size = [0] * 32  # at i: steps that finished 2**(i - 1) to 2**i - 1 texts, at 0: none
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, name="engine", daemon=True).start()
 
     def wait_built(self) -> Core:
         """Wait for the engine and return it, to be described only; raise what building it raised."""
@@ -98,11 +97,6 @@ class Engine:
         """How many texts the thread has taken that have no vector yet, those of the running batch included."""
         return self._feed.texts
 
-    def close(self) -> None:
-        """Stop the thread and free the engine; what is still running is answered as by a dead engine."""
-        self._inbox.put(None)
-        self._thread.join(timeout=5)
-
     def _run(self) -> None:
         try:
             self._core = self._build()
@@ -113,17 +107,16 @@ class Engine:
             self._built.set()
         try:
             self._serve(self._core)
-        except Exception:  # whatever vLLM and torch raise: nobody may be left waiting, and the process must end
+        except BaseException:  # whatever vLLM and torch raise: nobody may be left waiting, and the process must end
             log.exception("engine_died", extra={"texts": self.waiting_texts})
             self._fail_all()
             self._on_death()
-        else:
-            self._fail_all()
-            self._core.close()
 
     def _serve(self, core: Core) -> None:
         memory = Trimmer()
-        while self._take(core) and self._gather(core):
+        while True:
+            self._take(core)
+            self._gather(core)
             self._feed.fill(core)
             finished = core.step()
             self.steps_by_size[len(finished).bit_length()] += 1
@@ -132,38 +125,33 @@ class Engine:
             self._feed.learn(core)
             memory.look()  # between batches, when nothing of a batch is held
 
-    def _take(self, core: Core) -> bool:
-        """Take every request that has come; block while there is nothing to do. False: stop."""
+    def _take(self, core: Core) -> None:
+        """Take every request that has come; block while there is nothing to do."""
         block = not self._feed.texts
         while True:
             try:
                 job = self._inbox.get(block)
             except queue.Empty:
-                return True
-            if job is None:
-                return False
+                return
             if not job.abandoned:
                 self._feed.add(job, dimensions=core.dimensions)
             elif job.vectors is not None:  # else its time was up before this thread took it
                 self._feed.remove(job, core)
             block = not self._feed.texts
 
-    def _gather(self, core: Core) -> bool:
-        """Let a small batch grow while the main loop works: it is about to bring more. False: stop."""
-        if self._feed.texts >= ENOUGH_TEXTS or not self._lull.wait(_GATHER_S):
-            return True
-        return self._take(core)
+    def _gather(self, core: Core) -> None:
+        """Let a small batch grow while the main loop works: it is about to bring more."""
+        if self._feed.texts < ENOUGH_TEXTS and self._lull.wait(_GATHER_S):
+            self._take(core)
 
     def _fail_all(self) -> None:
         self._dead = True
         jobs = self._feed.jobs
         while True:
             try:
-                job = self._inbox.get_nowait()
+                jobs.add(self._inbox.get_nowait())
             except queue.Empty:
                 break
-            if job is not None:
-                jobs.add(job)
         for job in jobs:
             job.failed = True
         set_all([job.done for job in jobs])

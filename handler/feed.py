@@ -104,7 +104,7 @@ class Feed:
         self._queue = [job for job in self._queue if job.unfed]
 
     def _give(self, core: Core, job: Job, *, texts: int, tokens: int, over: bool = False) -> None:
-        """Give the engine texts of *job* until it has so many in all, or so many tokens; the last may go *over* them."""
+        """Give the engine texts of *job* until it has so many in all, or so many tokens; the last may go *over*."""
         while job.unfed and len(self._running) < texts:
             token_ids = job.token_ids[job.fed]
             if self._running and self._running_tokens + (0 if over else len(token_ids)) > tokens:

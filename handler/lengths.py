@@ -19,7 +19,7 @@ class Batch:
 
     token_ids: list[list[int]]  # one list per engine text
     lengths: list[int]  # engine texts per input: 1, or more where a long input was cut into chunks
-    token_count: int
+    token_count: int  # that the client is told
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,14 +86,19 @@ class Ledger:
 
     def _has_room(self) -> bool:
         """Whether this second has room for another line."""
-        if (now := int(time.monotonic())) != self._second:
-            self._second, self._lines = now, 0
-            if self._left_out:
-                log.info("refusals_not_logged", extra={"count": self._left_out})
-                self._left_out = 0
+        self.expire()
         self._lines += 1
         self._left_out += self._lines > _LINES_PER_S
         return self._lines <= _LINES_PER_S
+
+    def expire(self) -> None:
+        """Tell how many lines the last second left out, once it is over."""
+        if (now := int(time.monotonic())) == self._second:
+            return
+        self._second, self._lines = now, 0
+        if self._left_out:
+            log.info("refusals_not_logged", extra={"count": self._left_out})
+            self._left_out = 0
 
 
 def refusal(error: ServiceError, *, request_id: str, close: bool = True, pharia: bool = False) -> bytes:

@@ -58,7 +58,7 @@ class Answer:
 
     body: Body
     inputs: int
-    tokens: int
+    tokens: int  # that the engine computed
     stages_ms: dict[str, float]
 
 
@@ -98,7 +98,7 @@ class EmbeddingService:
             "encode": time.monotonic() - done,
         }
         stages_ms = {name: round(1000 * value, 3) for name, value in seconds.items()}
-        return Answer(body, len(inquiry.inputs), batch.token_count, stages_ms)
+        return Answer(body, len(inquiry.inputs), sum(weights), stages_ms)
 
     def tokenize(self, parts: list[Part], *, model: str | None) -> list[tuple[int, str]]:
         """Return id and text of each token of *parts*, without special tokens."""
@@ -161,7 +161,7 @@ class EmbeddingService:
         batch = _encode_framed(inputs, frame, tokenizer, rule, between)
         if inquiry.counts_prompt or frame == Frame():
             return batch
-        bare = _encode_framed(inputs, Frame(), tokenizer, rule, between)
+        bare = _encode_framed(inputs, Frame(), tokenizer, rule, between, may_be_empty=True)
         return replace(batch, token_count=bare.token_count)
 
     def _length_rule(self, inquiry: Inquiry, model: LoadedModel) -> LengthRule:
@@ -174,13 +174,20 @@ class EmbeddingService:
         return LengthRule(model.max_tokens if wanted == -1 else wanted, "truncate", side)
 
 
-def _encode_framed(
-    inputs: Texts | Mixed, frame: Frame, tokenizer: TextTokenizer, rule: LengthRule, between: Callable[[], None]
+def _encode_framed(  # noqa: PLR0913 - what encoding needs
+    inputs: Texts | Mixed,
+    frame: Frame,
+    tokenizer: TextTokenizer,
+    rule: LengthRule,
+    between: Callable[[], None],
+    *,
+    may_be_empty: bool = False,
 ) -> Batch:
     if isinstance(inputs, Mixed):
-        return tokenizer.encode_parts(frame.apply_to_parts(inputs.prompts), rule, between=between)
+        prompts = frame.apply_to_parts(inputs.prompts)
+        return tokenizer.encode_parts(prompts, rule, between=between, may_be_empty=may_be_empty)
     texts, special = frame.apply(inputs.texts), inputs.add_special_tokens
-    return tokenizer.encode_texts(texts, rule, add_special_tokens=special, between=between)
+    return tokenizer.encode_texts(texts, rule, add_special_tokens=special, between=between, may_be_empty=may_be_empty)
 
 
 def _between(deadline: float) -> None:

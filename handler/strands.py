@@ -201,7 +201,7 @@ class Hub:
         if self._waiting and now - self._looked >= _LOOK_S:
             self._looked = now
             for signal in [signal for signal, (_, end) in self._waiting.items() if end <= now]:
-                self._go_on(signal, woken=False)
+                self._go_on(signal, woken=signal.is_set)  # it may be set, and not its turn yet
 
     def _on_bell(self, bell: int) -> None:
         os.eventfd_read(bell)

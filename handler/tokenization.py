@@ -98,7 +98,13 @@ class TextTokenizer:
         if self._lower_case:
             texts = [text.lower() for text in texts]
         # Also for one text: `encode` keeps the interpreter meanwhile, and counts characters that nobody asks for.
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+        try:
+            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+        except BaseException as exc:
+            if type(exc).__name__ != "PanicException":
+                raise
+            message = "the tokenizer panicked"  # and what it says may quote the text
+            raise RuntimeError(message) from None  # Rust's panics are no Exception, and would end the main loop
         return [encoding.ids for encoding in encodings]
 
     def _encode_text(self, text: str, rule: LengthRule, index: int, *, add_special_tokens: bool) -> list[int]:
@@ -121,6 +127,7 @@ class TextTokenizer:
         *,
         add_special_tokens: bool = True,
         between: Callable[[], None] = _go_on,
+        may_be_empty: bool = False,
     ) -> Batch:
         """Tokenize *texts* and bring each to the model's length.
 
@@ -128,7 +135,7 @@ class TextTokenizer:
 
         Raises:
             ContextLengthError: a text is too long and the rule says so; those behind it are not tokenized.
-            InvalidRequestError: a text has no tokens at all.
+            InvalidRequestError: a text has no tokens at all, unless it *may_be_empty*.
         """
 
         def groups() -> Iterator[list[list[int]]]:
@@ -140,13 +147,18 @@ class TextTokenizer:
                     token_ids = [self._encode_text(call[0], rule, done, add_special_tokens=add_special_tokens)]
                 else:
                     token_ids = self._call(call, add_special_tokens=add_special_tokens)
-                yield _not_empty(token_ids, first=done)
+                yield token_ids if may_be_empty else _not_empty(token_ids, first=done)
                 done += len(call)
 
         return fit(groups(), rule, (self._prefix, self._suffix) if add_special_tokens else ([], []))
 
     def encode_parts(
-        self, prompts: Iterable[list[Part]], rule: LengthRule, *, between: Callable[[], None] = _go_on
+        self,
+        prompts: Iterable[list[Part]],
+        rule: LengthRule,
+        *,
+        between: Callable[[], None] = _go_on,
+        may_be_empty: bool = False,
     ) -> Batch:
         """Tokenize the texts in each of *prompts* without special tokens, join them with its ids, then add those.
 
@@ -155,14 +167,16 @@ class TextTokenizer:
 
         Raises:
             ContextLengthError: a prompt is too long and the rule says so; those behind it are not tokenized.
-            InvalidRequestError: an id is not in the vocabulary, or a prompt has no tokens at all.
+            InvalidRequestError: an id is not in the vocabulary, or a prompt has no tokens at all, unless it
+                *may_be_empty*.
         """
 
         def groups() -> Iterator[list[list[int]]]:
             for index, parts in enumerate(prompts):
                 if index:
                     between()
-                yield _not_empty([self._enclose(self._join(parts, rule, index))], first=index)
+                token_ids = [self._enclose(self._join(parts, rule, index))]
+                yield token_ids if may_be_empty else _not_empty(token_ids, first=index)
 
         return fit(groups(), rule, (self._prefix, self._suffix))
 

@@ -252,6 +252,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._incoming.expire()
         self._outgoing.expire()
         self._lingering.expire()
+        self._ledger.expire()
 
     def _drain(self) -> None:
         """Finish what was admitted, answer the rest 503, close.

@@ -72,8 +72,7 @@ class SumCore:
         self.aborted: list[int] = []
         self.gate = threading.Event()  # closed: steps wait
         self.gate.set()
-        self.error: Exception | None = None
-        self.closed = False
+        self.error: BaseException | None = None
 
     def add(self, key: int, token_ids: list[int], priority: int) -> None:
         """Queue one text."""
@@ -100,10 +99,6 @@ class SumCore:
             keys.append(key)
         self.batches.append(keys)
         return [(key, self._vector(self.waiting.pop(key))) for key in keys]
-
-    def close(self) -> None:
-        """Note that it was closed."""
-        self.closed = True
 
     @staticmethod
     def _vector(token_ids: list[int]) -> NDArray[np.float32]:

@@ -182,7 +182,8 @@ def test_a_deadline_that_passed_before_the_engine_took_the_request() -> None:
     assert core.aborted == []
 
 
-def test_a_dead_engine_answers_everybody_at_once() -> None:
+@pytest.mark.parametrize("error", [RuntimeError("broken device"), SystemExit(1)])
+def test_a_dead_engine_answers_everybody_at_once(error: BaseException) -> None:
     """Who waits and who comes later both get the error, and the owner is told."""
     core, died = SumCore(), threading.Event()
     core.gate.clear()
@@ -190,7 +191,7 @@ def test_a_dead_engine_answers_everybody_at_once() -> None:
     with ThreadPoolExecutor(8) as clients:
         futures = [clients.submit(engine.embed, [[n]], deadline=soon()) for n in range(8)]
         time.sleep(0.1)
-        core.error = RuntimeError("broken device")
+        core.error = error
         core.gate.set()
         for future in futures:
             with pytest.raises(EngineDeadError):
@@ -208,13 +209,3 @@ def test_an_error_while_building_reaches_the_one_who_waits() -> None:
 
     with pytest.raises(ValueError, match="no such architecture"):
         Engine(build, on_death=lambda: None).wait_built()
-
-
-def test_close_frees_the_core() -> None:
-    """A stopped engine holds nothing and answers like a dead one."""
-    core = SumCore()
-    engine = engine_with(core)
-    engine.close()
-    assert core.closed
-    with pytest.raises(EngineDeadError):
-        engine.embed([[1]], deadline=soon())

@@ -110,7 +110,7 @@ def test_a_part_gives_the_ids_of_the_whole_beside_token_ids(
     backend = Watched(make())
     tokenizer = TextTokenizer(backend, vocab_size=MANY)  # type: ignore[arg-type]  # nothing else is used of it
     monkeypatch.setattr("handler.tokenization._FAR_TOKENS", 10)
-    parts = [[1, 2, 3], PROSE[:9000], [4] * 20, PROSE[9000:18_000], [5]]
+    parts: list[str | list[int]] = [[1, 2, 3], PROSE[:9000], [4] * 20, PROSE[9000:18_000], [5]]
     for side in ("left", "right"):
         for limit in (4, 100):
             rule = LengthRule(limit, "truncate", side)

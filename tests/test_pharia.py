@@ -19,8 +19,9 @@ from handler.pharia import (
     TokenizeRequest,
 )
 from handler.protocol import parse_body
+from handler.tokenization import TextTokenizer
 from tests.fake_app import build, loaded
-from tests.fakes import SumCore
+from tests.fakes import VOCABULARY, ByteTokenizer, SumCore
 from tests.pharia_requests import (
     BATCH,
     BODIES,
@@ -192,6 +193,26 @@ def test_an_instruction_is_put_in_front_and_not_counted() -> None:
     assert items == instructed
     none = post(client, "instructable_embed", input="ab")
     assert none == post(client, "semantic_embed", prompt="ab")
+
+
+def test_the_metrics_count_an_instruction(caplog: pytest.LogCaptureFixture) -> None:
+    """They and the log tell what the engine computed."""
+    client = build()
+    with caplog.at_level("INFO"):
+        answer = post(client, "instructable_embed", input="ab", instruction="find")
+    assert answer["num_tokens_prompt_total"] == 4
+    assert [vars(record)["tokens"] for record in caplog.records if record.message == "request"] == [9]
+    assert "\nembed_tokens_total 9.0\n" in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("empty", ["", [text("")]])
+def test_an_empty_text_under_an_instruction(empty: Any) -> None:
+    """It is no more than the instruction, where the tokenizer adds nothing of its own; to count it is no error."""
+    client = build(
+        model=loaded(SumCore(), tokenizer=TextTokenizer(ByteTokenizer(special=False), vocab_size=VOCABULARY))
+    )
+    answer = post(client, "instructable_embed", input=empty, instruction="find")
+    assert (answer["num_tokens_prompt_total"], answer["embedding"][0]) == (0, 5)
 
 
 @pytest.mark.parametrize("path", ["semantic_embed", "instructable_embed"])

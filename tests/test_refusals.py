@@ -82,3 +82,17 @@ def test_a_flood_is_counted_whole_and_logged_in_part(caplog: pytest.LogCaptureFi
     assert events.count("request") + told == 500
     assert 20 <= events.count("request") <= 40
     assert events[-1] == "refused"
+
+
+def test_what_a_flood_left_out_is_told_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    """Though nothing else is refused."""
+    ledger = Ledger(None)
+    with caplog.at_level("INFO"):
+        for number in range(50):
+            ledger.note(OverloadedError("full"), request_id=str(number), path="/embeddings")
+        time.sleep(1.01)
+        ledger.expire()
+        ledger.expire()
+    told = [vars(record)["count"] for record in caplog.records if record.message == "refusals_not_logged"]
+    assert sum(told) + [record.message for record in caplog.records].count("request") == 50
+    assert told

@@ -74,6 +74,18 @@ def test_the_loop_looks_at_others_before_a_long_batch_has_gone_on() -> None:
             gone_on = len(told)
 
 
+def test_a_signal_in_time_counts_however_late_its_turn_comes() -> None:
+    """The loop may look at what is too late before the bell's turn is over."""
+    with selectors.DefaultSelector() as poller:
+        hub, signal = Hub(poller), Signal()
+        told: list[bool] = []
+        hub.start(lambda: told.append(signal.wait(0.1)))
+        set_all([signal])
+        time.sleep(0.15)
+        hub.expire()
+        assert told == [True]
+
+
 def test_a_strand_with_much_to_do_makes_way() -> None:
     """Another strand and a connection get in between; a thread of its own just goes on."""
     make_way()

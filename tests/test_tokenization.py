@@ -11,7 +11,7 @@ import pytest
 from handler.errors import ContextLengthError, InvalidRequestError
 from handler.lengths import LengthRule
 from handler.tokenization import TextTokenizer
-from tests.fakes import SPECIAL_AFTER, SPECIAL_BEFORE, VOCABULARY, ByteTokenizer
+from tests.fakes import SPECIAL_AFTER, SPECIAL_BEFORE, VOCABULARY, ByteTokenizer, Encoding
 
 WIDE = LengthRule(100)
 
@@ -134,6 +134,22 @@ def test_a_long_text_without_words_is_tokenized_whole(monkeypatch: pytest.Monkey
     assert tokenizer.encode_texts([text], LengthRule(6, "truncate")).token_ids == [ids(text[:4])]
     assert seen[-1] == [len(text)]
     assert sum(map(sum, seen[:-1])) < len(text) / 2
+
+
+def test_a_panic_of_the_tokenizer_fails_one_request() -> None:
+    """In Python it is no Exception, which nobody would catch; what it says may quote the text."""
+
+    class PanicException(BaseException):  # by the name that pyo3 gives it
+        pass
+
+    class Panicking(ByteTokenizer):
+        def encode_batch_fast(self, texts: list[str], *, add_special_tokens: bool) -> list[Encoding]:
+            if texts == ["bad"]:
+                raise PanicException(texts[0])
+            return super().encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+
+    with pytest.raises(RuntimeError, match=r"^the tokenizer panicked$"):
+        TextTokenizer(Panicking(), vocab_size=VOCABULARY).encode_texts(["bad"], LengthRule(6))
 
 
 def test_long_texts_take_turns_and_short_ones_go_between() -> None:
