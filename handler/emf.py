@@ -90,15 +90,10 @@ class EmfWriter:
         with self._lock:
             self._start_s = seconds
 
-    def start_failed(self) -> None:
-        """Count a start that failed."""
+    def count(self, what: str) -> None:
+        """Add one to the metric of that name."""
         with self._lock:
-            self._counts["StartFailures"] += 1
-
-    def engine_died(self) -> None:
-        """Count an engine that died."""
-        with self._lock:
-            self._counts["EngineDeaths"] += 1
+            self._counts[what] += 1
 
     def close(self) -> None:
         """Write the rest."""

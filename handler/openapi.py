@@ -217,7 +217,7 @@ def _content(gives: Gives) -> Json:
 def _error(envelopes: dict[Wire, list[Problem]]) -> Json:
     """Describe one status; its body may be in either of two envelopes."""
     problems = [problem for found in envelopes.values() for problem in found]
-    names: Json = {"x-request-id": False}  # the worker's own answers have none
+    names: Json = {"x-request-id": True}
     if any(problem.retry_after is not None for problem in problems):
         names["Retry-After"] = True
     if errors.AuthenticationError in problems:

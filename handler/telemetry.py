@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from handler.finished import Watch
 from handler.settings import Settings
@@ -42,16 +42,10 @@ class Telemetry:
         if self.emf is not None:
             self.emf.started(seconds)
 
-    def start_failed(self) -> None:
+    def ended(self, how: Literal["StartFailures", "EngineDeaths"]) -> None:
         """Count it and close."""
         if self.emf is not None:
-            self.emf.start_failed()
-        self.close()
-
-    def engine_died(self) -> None:
-        """Count it and close."""
-        if self.emf is not None:
-            self.emf.engine_died()
+            self.emf.count(how)
         self.close()
 
 

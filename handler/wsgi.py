@@ -183,7 +183,7 @@ class _Process:
         self.lifecycle.fail()
         for line in reason.splitlines():
             log.error("start_failed", extra={"reason": line})
-        self.telemetry.start_failed()
+        self.telemetry.ended("StartFailures")
         _exit(StartError.exit_code)
 
     def _engine_died(self) -> None:
@@ -191,7 +191,7 @@ class _Process:
         self.lifecycle.fail()
         self.lifecycle.wait_idle(_ANSWER_WAITING_S)
         time.sleep(_WRITE_S)
-        self.telemetry.engine_died()
+        self.telemetry.ended("EngineDeaths")
         _exit(1)
 
 
