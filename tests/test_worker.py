@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 import pytest
 
-from tests.server import Server
+from tests.server import Server, wait_for
 from tests.worker_app import LIMIT_BYTES
 from tests.worker_client import answer, connect, head, wait_alive
 
@@ -167,7 +167,7 @@ def test_admitted_requests_finish_after_sigterm_and_new_ones_are_answered() -> N
         wait_alive(server)
         with ThreadPoolExecutor() as clients:
             admitted = [clients.submit(httpx.post, f"{server.url}?seconds=2", content=b"abc") for _ in range(3)]
-            time.sleep(0.5)
+            wait_for(lambda: httpx.get(f"{server.url}/in_flight").text == "3")
             server.terminate()
             time.sleep(0.3)
             late = httpx.post(server.url, content=b"x")

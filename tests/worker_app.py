@@ -37,6 +37,10 @@ def create_app() -> Flask:
         time.sleep(1)
         return Response("done")
 
+    @app.get("/in_flight")
+    def in_flight() -> Response:
+        return Response(str(lifecycle.in_flight))
+
     @app.get("/health")
     def health() -> Response:
         return Response("alive")
