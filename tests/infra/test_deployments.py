@@ -67,6 +67,14 @@ def test_a_page_is_one_screen_and_true(path: Path) -> None:
         assert len(text.splitlines()) <= SCREEN_LINES
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.parent.name)
+def test_a_page_names_the_driver_that_the_image_needs(path: Path) -> None:
+    """CUDA 13 starts on 580 and newer; a lock with another CUDA needs other pages."""
+    lock = (ROOT / "infra/requirements/gpu.txt").read_text()
+    assert re.findall(r"^cuda-toolkit==(\d+)", lock, re.MULTILINE) == ["13"]
+    assert "driver of 580 or newer" in path.read_text()
+
+
 @pytest.mark.parametrize("name", ["cloudrun/service.yaml", "knative/service.yaml", "knative/kserve.yaml"])
 def test_probes_ask_what_is_served(name: str) -> None:
     """Each probe's path answers GET, on the port that the container listens on; start and slots fit the settings."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 from tests.infra.files import INFRA, read
+from tests.server import ROOT
 
 DOCUMENT = read(INFRA / "sagemaker/template.yaml")
 RESOURCES = DOCUMENT["Resources"]
@@ -27,12 +30,31 @@ def test_the_container_is_as_sagemaker_wants_it() -> None:
     assert RESOURCES["EndpointConfig"]["Properties"]["EnableNetworkIsolation"]
 
 
-def test_bodies_are_as_large_as_the_api_lets_them_be() -> None:
-    """By the service model in botocore."""
-    folder = Path(str(distribution("botocore").locate_file("botocore/data/sagemaker-runtime")))
+def shapes(service: str) -> dict[str, Any]:
+    """Read the service model in botocore."""
+    folder = Path(str(distribution("botocore").locate_file(f"botocore/data/{service}")))
     (model,) = folder.rglob("service-2.json.gz")
-    shapes = json.loads(gzip.decompress(model.read_bytes()))["shapes"]
-    assert int(VARIABLES["EMBED_MAX_BODY_BYTES"]) == shapes["BodyBlob"]["max"]
+    content: dict[str, Any] = json.loads(gzip.decompress(model.read_bytes()))["shapes"]
+    return content
+
+
+def test_bodies_are_as_large_as_the_api_lets_them_be() -> None:
+    """By the service model."""
+    assert int(VARIABLES["EMBED_MAX_BODY_BYTES"]) == shapes("sagemaker-runtime")["BodyBlob"]["max"]
+
+
+def test_instances_have_the_driver_that_the_image_needs() -> None:
+    """The variant asks for an AMI of the service model, whose CUDA is told there and no older than ours."""
+    (locked,) = re.findall(
+        r"^cuda-toolkit==(\d+)\.(\d+)", (ROOT / "infra/requirements/gpu.txt").read_text(), re.MULTILINE
+    )
+    (variant,) = RESOURCES["EndpointConfig"]["Properties"]["ProductionVariants"]
+    ami = DOCUMENT["Parameters"][variant["InferenceAmiVersion"]["Ref"]]["Default"]
+    model = shapes("sagemaker")
+    assert ami in model["ProductionVariantInferenceAmiVersion"]["enum"]
+    told = model["ProductionVariant"]["members"]["InferenceAmiVersion"]["documentation"]
+    (has,) = re.findall(rf"{ami}</dt>.*?CUDA version: (\d+)\.(\d+)", told, re.DOTALL)
+    assert tuple(map(int, has)) >= tuple(map(int, locked))
 
 
 def test_the_role_may_do_little() -> None:
