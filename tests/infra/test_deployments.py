@@ -100,6 +100,15 @@ def test_cloud_run_waits_as_long_as_it_can() -> None:
     assert probe["timeoutSeconds"] <= probe["periodSeconds"]
 
 
+def test_cloud_run_has_a_gpu_whose_driver_the_image_can_use() -> None:
+    """By its page on GPUs the RTX PRO 6000 has CUDA 13.0 and takes 20 CPUs and 80 GiB or more; an L4 has CUDA 12.2."""
+    template = read(INFRA / "cloudrun/service.yaml")["spec"]["template"]["spec"]
+    assert template["nodeSelector"]["run.googleapis.com/accelerator"] == "nvidia-rtx-pro-6000"
+    limits = template["containers"][0]["resources"]["limits"]
+    assert int(limits["cpu"]) >= 20
+    assert int(limits["memory"].removesuffix("Gi")) >= 80
+
+
 def test_compose_starts_the_image_as_it_wants_to_be_started() -> None:
     """The published port is the server's, the weights lie where the image looks, only mounts are written."""
     service = read(INFRA / "compose.yaml")["services"]["embeddings"]
