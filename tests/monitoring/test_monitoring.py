@@ -82,6 +82,17 @@ def test_each_rule_finds_its_series(prometheus: Prometheus, alert: dict[str, Any
     assert rules[alert["alert"]]["health"] == "ok"
 
 
+def test_shares_are_of_what_was_asked() -> None:
+    """No probe and no scrape is in a count of requests: they would hide errors where little is asked."""
+    counts = [
+        count
+        for expression in [*QUERIES.values(), *(alert["expr"] for alert in ALERTS)]
+        for count in re.findall(r"embed_requests_total(\{[^}]*\})?", expression)
+    ]
+    assert len(counts) >= 6
+    assert [count for count in counts if "route" not in count and 'status="504"' not in count] == []
+
+
 def test_the_variables_of_the_dashboard_find_their_values(prometheus: Prometheus) -> None:
     """Job and container are labels of the series that they are read from."""
     for variable in DASHBOARD["templating"]["list"][1:]:
