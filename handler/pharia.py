@@ -30,7 +30,9 @@ def _no_controls(value: Any) -> None:
 
 
 Controls = Annotated[
-    Any, BeforeValidator(_no_controls), WithJsonSchema({"anyOf": [{"type": "array", "maxItems": 0}, {"type": "null"}]})
+    Any,
+    BeforeValidator(_no_controls),
+    WithJsonSchema({"anyOf": [{"type": "array", "maxItems": 0, "items": {}}, {"type": "null"}]}),
 ]
 
 

@@ -13,6 +13,7 @@ from handler.openapi import describe
 from handler.service import EmbeddingService, LoadedModel, Rules
 from tests.described import Described
 from tests.fake_app import build
+from tests.infra.files import walk
 from tests.pharia_requests import BODIES
 
 RULES = Rules(names=("sum", "alias"))
@@ -34,6 +35,19 @@ def test_every_route_is_described_and_no_other() -> None:
     }
     document = Described(client).document
     assert {(path, method) for path, methods in document["paths"].items() for method in methods} == routes
+
+
+def test_every_array_says_what_it_holds() -> None:
+    """A generator of clients (openapi-python-client) leaves out an operation with an array that does not."""
+    arrays = [node for node in walk(describe(RULES, needs_key=True)) if isinstance(node, dict) and is_array(node)]
+    assert len(arrays) >= 10
+    assert [array for array in arrays if "items" not in array] == []
+
+
+def is_array(schema: dict[str, Any]) -> bool:
+    """Whether *schema* lets an array be."""
+    kinds = schema.get("type")
+    return kinds == "array" or (isinstance(kinds, list) and "array" in kinds)
 
 
 def test_ids_are_unique_and_every_operation_says_what_it_does() -> None:
