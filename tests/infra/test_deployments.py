@@ -151,6 +151,16 @@ def test_weights_lie_where_a_volume_is(name: str) -> None:
         assert "/tmp" in mounts
 
 
+@pytest.mark.parametrize("name", ["service.yaml", "kserve.yaml"])
+def test_knative_adds_a_pod_at_sixty_percent_of_the_slots(name: str) -> None:
+    """Knative multiplies its target, the slots where none is told, by the utilization."""
+    document = read(INFRA / "knative" / name)
+    spec = document["spec"].get("predictor") or document["spec"]["template"]["spec"]
+    annotated = document["spec"].get("template", document)["metadata"]["annotations"]
+    utilization = int(annotated["autoscaling.knative.dev/target-utilization-percentage"]) / 100
+    assert spec.get("scaleTarget", spec["containerConcurrency"]) * utilization == 0.6 * spec["containerConcurrency"]
+
+
 def test_knative_waits_as_long_as_the_startup_probe() -> None:
     """The progress deadline would end a revision before the probe does."""
     document = read(INFRA / "knative/service.yaml")
