@@ -190,6 +190,15 @@ def test_alarms_hear_what_the_server_logs() -> None:
     ]
 
 
+def test_the_alarm_on_gpus_reads_every_type_of_instance() -> None:
+    """Lambda counts by capacity provider and type of instance together: an alarm on the first alone finds nothing."""
+    (metric,) = RESOURCES["GpuAlarm"]["Properties"]["Metrics"]
+    query = metric["Expression"]["Fn::Sub"]
+    assert 'FROM SCHEMA("AWS/Lambda", CapacityProviderName, InstanceType)' in query
+    assert query.endswith("WHERE CapacityProviderName = '${Capacity}'")
+    assert metric["Period"] == 300
+
+
 def test_the_url_is_open_to_the_servers_own_keys_only() -> None:
     """Both permissions that a public URL needs, on the alias; responses are streamed."""
     url = RESOURCES["Url"]["Properties"]
