@@ -173,6 +173,20 @@ def test_alarms_read_what_the_server_writes() -> None:
     assert all(value == variables["EMBED_SERVICE_NAME"] == {"Ref": "AWS::StackName"} for value in values)
 
 
+def test_the_page_says_which_alarms_rest_on_the_form_of_the_log() -> None:
+    """Each alarm on a metric that CloudWatch makes of the log is named as unverified, and no other."""
+    page = (INFRA / "monitoring.md").read_text()
+    (told,) = re.findall(r"so that ([^.]+)\s+hear anything is\s+unverified", page)
+    namespace = RESOURCES["Function"]["Properties"]["Environment"]["Variables"]["EMBED_EMF_NAMESPACE"]
+    reading = {
+        name
+        for name, resource in RESOURCES.items()
+        if resource["Type"] == "AWS::CloudWatch::Alarm"
+        and any(isinstance(node, dict) and node.get("Namespace") == namespace for node in walk(resource))
+    }
+    assert set(re.findall(r"`(\w+)`", told)) == reading
+
+
 def test_alarms_hear_what_the_server_logs() -> None:
     """Each term of the metric filter is in a line that the server writes when it cannot start or go on."""
     source = "".join(path.read_text() for path in (ROOT / "handler").glob("*.py"))
