@@ -10,13 +10,16 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
+from http import HTTPStatus
 
 from tests.load.options import ROOT, Options
 from tests.load.record import read
 from tests.load.summary import summarise
 
 _STOP_TIMEOUT_S = 140  # longer than any answer takes: what is under way when the load ends still counts
+_FIRST_TIMEOUT_S = 130  # as locust's own clients wait
 _MARGIN_S = 600
 _STEPS = 20
 
@@ -36,9 +39,30 @@ def served_model(options: Options) -> str:
             raise ValueError("what /v1/models answers is no list of models") from exc
 
 
+def ask_once(options: Options, model: str) -> None:
+    """Ask for one embedding: a key or a model that is wrong would else be told after a whole ramp.
+
+    Raises:
+        OSError: there is no such server, or it does not answer.
+        ValueError: it refuses, and not only because it is busy or loads.
+    """
+    body = json.dumps({"model": model, "input": "text"}).encode()
+    request = urllib.request.Request(f"{options.url}/v1/embeddings", body, options.headers)  # noqa: S310 - see `main`
+    try:
+        urllib.request.urlopen(request, timeout=_FIRST_TIMEOUT_S).close()  # noqa: S310
+    except urllib.error.HTTPError as refusal:
+        refusal.close()
+        if refusal.code not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+            told = f"{refusal.code} {refusal.reason}"
+            raise ValueError(f"/v1/embeddings answers the first request with {told}; see KEY and MODEL") from None
+
+
 def run_locust(options: Options, model: str) -> int:
-    """Put the load on the server; locust's reports go to the folder."""
-    options.out.mkdir(parents=True, exist_ok=True)
+    """Put the load on the server; locust's reports go to the folder.
+
+    Raises:
+        OSError: the folder cannot be written, or locust did not end in time.
+    """
     command = [sys.executable, "-m", "locust", "--locustfile", "tests/load/locustfile.py", "--headless"]
     command += ["--host", options.url, "--stop-timeout", str(_STOP_TIMEOUT_S), "--exit-code-on-error", "0"]
     command += ["--html", str(options.out / "report.html"), "--csv", str(options.out / "stats")]
@@ -46,8 +70,24 @@ def run_locust(options: Options, model: str) -> int:
     longest = options.soak_s if options.shape == "soak" else _STEPS * options.step_s + 3 * options.hold_s
     environment = {**os.environ, "MODEL": model, "OUT": str(options.out.resolve())}
     with (options.out / "locust.txt").open("w") as log:  # its own table of every kind of request
-        done = subprocess.run(command, cwd=ROOT, env=environment, stderr=log, timeout=longest + _MARGIN_S, check=False)
+        limit_s = longest + _MARGIN_S
+        try:
+            done = subprocess.run(command, cwd=ROOT, env=environment, stderr=log, timeout=limit_s, check=False)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"locust did not end within {limit_s:g} s") from None
     return done.returncode
+
+
+def make_folder(options: Options) -> None:
+    """Make the folder of the reports.
+
+    Raises:
+        ValueError: it cannot be made.
+    """
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ValueError(f"OUT cannot be a folder: {exc.strerror}") from exc
 
 
 def main() -> int:
@@ -56,11 +96,13 @@ def main() -> int:
         options = Options.from_environment()
         if not options.url.startswith(("http://", "https://")):
             raise ValueError("URL must begin with http:// or https://")  # noqa: TRY301 - told like the others
+        make_folder(options)
         model = options.model or served_model(options)
+        ask_once(options, model)
+        code = run_locust(options, model)
     except (OSError, ValueError) as problem:
         print(f"cannot load: {problem}", file=sys.stderr)
         return 2
-    code = run_locust(options, model)
     if code:
         print(f"locust ended with {code}; see {options.out / 'locust.txt'}", file=sys.stderr)
         return 2

@@ -57,13 +57,22 @@ def test_the_folder_holds_the_reports_and_not_the_key(server: Server, tmp_path: 
     assert KEY not in done.stdout + done.stderr + server.log()
 
 
-def test_what_should_not_happen_fails_the_run(server: Server, tmp_path: Path) -> None:
-    """With a wrong key nothing is answered, and the summary says why."""
+def test_what_should_not_happen_fails_the_run(tmp_path: Path) -> None:
+    """Where batches are larger than the server lets them be nothing is answered, and the summary says why."""
     limits = {"STEP_S": "1", "HOLD_S": "2", "MAX_USERS": "10"}
-    done = load(server.url, tmp_path, key="another", CLIENTS="Search Bulk", **limits)
+    with Server(EMBED_API_KEYS=KEY, EMBED_MAX_INPUTS="16") as strict:
+        done = load(strict.wait_ready().url, tmp_path, CLIENTS="Bulk", **limits)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "- **401: " in done.stdout
+    assert "- **400: " in done.stdout
     assert "- **nothing was answered**" in done.stdout
+
+
+def test_a_wrong_key_is_said_in_one_line(server: Server, tmp_path: Path) -> None:
+    """Before locust starts."""
+    done = load(server.url, tmp_path, key="another")
+    assert done.returncode == 2
+    assert "401 " in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_no_server_is_said_in_one_line(tmp_path: Path) -> None:

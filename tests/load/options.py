@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,13 +37,25 @@ class Options:
         """Read each field from the variable of its name in capitals.
 
         Raises:
-            ValueError: a number that is none, or an unknown shape.
+            ValueError: a number that is none or out of its range, or an unknown shape; it names the variable.
         """
         default = cls()
         told = {name: value for name in cls.__slots__ if (value := os.environ.get(name.upper()))}
 
-        def number(name: str) -> float:
-            return float(told.get(name, getattr(default, name)))
+        def number(name: str, *, zero: bool = False) -> float:
+            try:
+                value = float(told.get(name, getattr(default, name)))
+            except ValueError:
+                value = math.nan
+            if not (0 < value < math.inf or (zero and value == 0)):
+                raise ValueError(f"{name.upper()} must be a number {'of 0 or more' if zero else 'above 0'}")
+            return value
+
+        def count(name: str) -> int:
+            value = number(name)
+            if value != int(value):
+                raise ValueError(f"{name.upper()} must be a whole number")
+            return int(value)
 
         options = cls(
             url=told.get("url", default.url).rstrip("/"),
@@ -51,17 +64,19 @@ class Options:
             shape=told.get("shape", default.shape),
             clients=tuple(told.get("clients", "").split()),
             p99_ms=number("p99_ms"),
-            min_goodput=number("min_goodput"),
-            min_overload=number("min_overload"),
+            min_goodput=number("min_goodput", zero=True),
+            min_overload=number("min_overload", zero=True),
             step_s=number("step_s"),
             hold_s=number("hold_s"),
             soak_s=number("soak_s"),
-            users=int(told.get("users", default.users)),
-            max_users=int(told.get("max_users", default.max_users)),
+            users=count("users"),
+            max_users=count("max_users"),
             out=Path(told.get("out", default.out)),
         )
         if options.shape not in SHAPES:
             raise ValueError(f"SHAPE must be one of {', '.join(SHAPES)}")
+        if options.shape == "ramp" and options.max_users < options.users:
+            raise ValueError(f"MAX_USERS must be USERS ({options.users}) or more")
         return options
 
     @property

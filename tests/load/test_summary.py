@@ -186,16 +186,3 @@ def test_the_soak_keeps_its_users() -> None:
     seconds = play(plan, capacity=300, slots=64, refusing=True)
     assert {second.users for second in seconds} == {10}
     assert [second.phase for second in seconds] == [f"soak {1 + index // 10}/4" for index in range(40)]
-
-
-def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the key is in nothing that is printed."""
-    for name, value in {"URL": "http://host/", "KEY": "k-1", "P99_MS": "50", "USERS": "3", "SHAPE": "soak"}.items():
-        monkeypatch.setenv(name, value)
-    options = Options.from_environment()
-    assert (options.url, options.p99_ms, options.users, options.shape) == ("http://host", 50, 3, "soak")
-    assert options.headers["Authorization"] == "Bearer k-1"
-    assert "k-1" not in repr(options)
-    monkeypatch.setenv("SHAPE", "wave")
-    with pytest.raises(ValueError, match="SHAPE must be one of ramp, soak"):
-        Options.from_environment()
