@@ -7,61 +7,33 @@ must never mean the default.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, TypeAdapter, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from handler.caches import usable_cache, write_problem
 from handler.errors import StartError
+from handler.setting_checks import (
+    URL,
+    CommaList,
+    JsonList,
+    JsonObject,
+    Keys,
+    Matryoshka,
+    Port,
+    PortList,
+)
 
 PREFIX = "EMBED_"
 # What Kubernetes injects into every pod for a Service that is named "embed".
 _KUBERNETES_SERVICE = re.compile(r"EMBED_(.*SERVICE_HOST|.*SERVICE_PORT.*|PORT|PORT_\d+_(TCP|UDP).*)$")
 
 _LONGEST_S = 1_000_000  # more than timers of the standard library could not wait for ever
-_URL = r"^https?://\S+$"
-
-
-def _json(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError as exc:
-        message = f"not valid JSON ({exc.msg} at character {exc.pos + 1})"
-        raise ValueError(message) from exc
-
-
-def _comma_list(value: object) -> object:
-    """Take a comma list, or a JSON list, which some deployment tools write."""
-    if not isinstance(value, str) or value.lstrip().startswith("["):
-        return _json(value)
-    return tuple(item.strip() for item in value.split(",") if item.strip())
-
-
-def _keys(value: object) -> object:
-    if not (keys := _comma_list(value)) and value:
-        message = "holds no key; leave it unset where everybody may ask"
-        raise ValueError(message)
-    return keys
-
-
-def _matryoshka(value: object) -> object:
-    return value if value == "any" else _comma_list(value)
-
-
-CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
-PortList = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode, BeforeValidator(_comma_list)]
-JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)]
-JsonList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json)]
-Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
-Matryoshka = Annotated[Literal["any"] | Sizes | None, NoDecode, BeforeValidator(_matryoshka)]
 
 
 class Settings(BaseSettings):
@@ -111,7 +83,7 @@ class Settings(BaseSettings):
     max_concurrent_requests: int = Field(default=64, ge=1, le=1024)
 
     # Access
-    api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)] = ()
+    api_keys: Keys = ()
     api_keys_secret_id: str | None = None
     api_keys_refresh_s: float = Field(default=300, ge=0, le=_LONGEST_S)
     trust_platform_auth: bool = False
@@ -120,15 +92,15 @@ class Settings(BaseSettings):
     http_request_retries: int = Field(default=7, ge=1)
 
     # Life
-    port: int = Field(default=8080, ge=1, le=65535, validation_alias="PORT")
+    port: Port = Field(default=8080, validation_alias="PORT")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", validation_alias="LOG_LEVEL")
     log_format: Literal["json", "text"] = "json"
-    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    metrics_port: Port | None = None
     tcp_probes: PortList = ()
     emf_namespace: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._#:/-]{1,255}$")
-    otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT", pattern=_URL)
+    otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT", pattern=URL)
     otlp_traces_endpoint: str | None = Field(
-        default=None, validation_alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", pattern=_URL
+        default=None, validation_alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", pattern=URL
     )
     otel_service_name: str | None = Field(default=None, validation_alias="OTEL_SERVICE_NAME")
     service_name: str = "serverless-embeddings"

@@ -13,7 +13,8 @@ HANDLER = Path(__file__).parents[1] / "handler"
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "envelopes": {"errors"},
-    "settings": {"caches", "errors"},
+    "setting_checks": set(),
+    "settings": {"caches", "errors", "setting_checks"},
     "logs": set(),
     "inquiry": set(),
     "protocol": {"errors", "inquiry"},
@@ -108,7 +109,7 @@ OWNERS = {
     "awscrt": {"s3_checks"},
     "greenlet": {"strands"},
     "transformers": {"tokenizer_files"},
-    "pydantic_settings": {"settings"},
+    "pydantic_settings": {"setting_checks", "settings"},
     "prometheus_client": {"metrics", "ports"},
     "opentelemetry": {"traces"},
     "aws_lambda_powertools": {"emf"},
