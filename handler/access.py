@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 from handler.errors import AuthenticationError, NotReadyError, PageAuthenticationError
 
+_QUOTES = "\"'"
+
 
 class Access:
     """The keys of this container; none at all means it is open."""
@@ -19,18 +21,23 @@ class Access:
         self._fixed = tuple(_digest(key) for key in keys)
         self._digests = self._fixed
         self._pending = pending
+        self._guarded = pending or bool(self._digests)  # stays so when the secret's keys are revoked
 
     @property
     def is_open(self) -> bool:
         """Whether everybody may ask."""
-        return not self._pending and not self._digests
+        return not self._guarded
 
     def use_secret(self, keys: Iterable[str]) -> bool:
-        """Accept *keys* besides those of the environment, instead of the secret's earlier ones; whether any changed."""
+        """Accept *keys* besides those of the environment, instead of the secret's earlier ones; whether any changed.
+
+        None at all lets nobody in: who keeps keys in a secret never means an open server.
+        """
         digests = (*self._fixed, *(_digest(key) for key in keys))
         changed = self._pending or digests != self._digests
         self._digests = digests  # one assignment: a request sees the old keys or the new ones
         self._pending = False
+        self._guarded = True
         return changed
 
     def check(self, authorization: str | None) -> None:
@@ -65,12 +72,24 @@ class Access:
         if self._pending:
             message = "the container is still starting; try again"
             raise NotReadyError(message)
-        digests = self._digests  # one of them, whatever is read meanwhile
-        if not digests:
+        if self.is_open:
             return True
         given = _digest(key)
-        matches = [hmac.compare_digest(given, digest) for digest in digests]
-        return bears and any(matches)
+        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
+        return bears and key != "" and any(matches)
+
+
+def key_problem(key: str) -> str | None:
+    """Say why *key*, which is not shown, cannot be one that somebody has meant; None where it can."""
+    if not key.strip():
+        return "is empty"
+    if any(char.isspace() or not char.isprintable() for char in key):
+        return "has white space or a control character in it"
+    if key[0] in _QUOTES or key[-1] in _QUOTES:
+        return "has quotes around it, which would be part of it; env files of Docker know no quotes"
+    if key.startswith("{") or key == "null":
+        return "is a piece of JSON"
+    return None
 
 
 def _password(credentials: str) -> str:

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from handler.access import Access
+from handler.access import Access, key_problem
 from handler.errors import AuthenticationError, NotReadyError, PageAuthenticationError
 
 
@@ -65,6 +65,41 @@ def test_the_door_is_shut_until_the_secret_is_read() -> None:
         access.check_page(None)
     access.use_secret(["one"])
     access.check("Bearer one")
+
+
+def test_an_empty_key_opens_nothing() -> None:
+    """However it has got among the keys."""
+    for header in ("Bearer", "Bearer ", basic(b"anybody:")):
+        with pytest.raises(AuthenticationError):
+            Access(["", "one"]).check(header)
+        with pytest.raises(PageAuthenticationError):
+            Access(["", "one"]).check_page(header)
+
+
+def test_revoked_keys_leave_no_open_door() -> None:
+    """A secret without keys lets nobody in but who has one of the environment's."""
+    for fixed in ([], ["fixed"]):
+        access = Access(fixed, pending=True)
+        access.use_secret(["old"])
+        assert access.use_secret([])
+        assert not access.is_open
+        for key in fixed:
+            access.check(f"Bearer {key}")
+        for header in ("Bearer old", "Bearer ", None):
+            with pytest.raises(AuthenticationError):
+                access.check(header)
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "a\n", "a\x00", "\udcff", '"a', "a'", '{"a":"k"}', "null"])
+def test_what_cannot_be_a_key(key: str) -> None:
+    """Slips in how it was written down."""
+    assert key_problem(key) is not None
+
+
+@pytest.mark.parametrize("key", ["a", "k:ü", "sk-1/+=", 'a"b', "123e4567", "[a]", "nullable"])
+def test_what_can_be_a_key(key: str) -> None:
+    """Whatever a generator of passwords may give."""
+    assert key_problem(key) is None
 
 
 def test_a_secret_s_keys_are_exchanged_as_a_whole() -> None:
