@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterable
 from typing import Any
 
-from handler.access import Access
+from handler.access import Access, key_problem
 from handler.aws import client, refusal
 from handler.errors import StartError
 from handler.logs import where
@@ -30,12 +31,24 @@ class SecretKeys:
         self._attempts = attempts
         self._client: Any = None  # boto3's has no types
         self._failing = False
+        self._problem: str | None = None
 
     def read(self) -> list[str]:
-        """Read the keys: a JSON list, a JSON object with values, or a comma list.
+        """Read the keys: a JSON list, a JSON object with values, a comma list, or one key a line.
 
         Raises:
-            StartError: it cannot be read or holds no key; its content is not shown.
+            StartError: it cannot be read, holds no key, or holds what cannot be one; its content is not shown.
+        """
+        keys, problem = self._read()
+        if problem is not None:
+            raise StartError(problem)
+        return keys
+
+    def _read(self) -> tuple[list[str], str | None]:
+        """Return the keys, and what is wrong with the others.
+
+        Raises:
+            StartError: the secret cannot be read.
         """
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - only users of a secret pay for it
 
@@ -45,14 +58,15 @@ class SecretKeys:
             answer = self._client.get_secret_value(SecretId=self._secret_id)
         except (BotoCoreError, ClientError) as exc:
             code = refusal(exc)
-            reason = f" ({code}); grant secretsmanager:GetSecretValue" if code else f": {exc}"
+            grant = "; grant secretsmanager:GetSecretValue" if code and code.startswith("AccessDenied") else ""
+            reason = f" ({code}){grant}" if code else f": {exc}"
             message = f"EMBED_API_KEYS_SECRET_ID: {self._secret_id} cannot be read{reason}"
             raise StartError(message) from exc
-        keys = _keys(answer.get("SecretString") or "")
-        if not keys:
-            message = f"EMBED_API_KEYS_SECRET_ID: {self._secret_id} holds no key"
-            raise StartError(message)
-        return keys
+        if "SecretString" in answer:
+            keys, problem = _keys(answer["SecretString"])
+        else:
+            keys, problem = [], "is binary; write the keys as text"
+        return keys, problem and f"EMBED_API_KEYS_SECRET_ID: {self._secret_id} {problem}"
 
     def keep_fresh(self, access: Access, every_s: float) -> None:
         """Read again every *every_s* seconds in a thread of its own; *access* keeps its keys where that fails."""
@@ -65,33 +79,62 @@ class SecretKeys:
         threading.Thread(target=refresh_for_ever, name="secret-keys", daemon=True).start()
 
     def refresh(self, access: Access) -> None:
-        """Read again once; what goes wrong is logged when it begins and when it ends, and is never raised."""
+        """Read again once; what goes wrong is logged when it begins and when it ends, and is never raised.
+
+        What could be read counts: a secret without keys revokes them all, and what cannot be a key is passed over.
+        """
         try:
-            changed = access.use_secret(self.read())
+            keys, problem = self._read()
         except Exception as exc:  # noqa: BLE001 - whatever it is, the keys that are there go on
             if not self._failing:
                 reason = str(exc) if isinstance(exc, StartError) else f"{type(exc).__name__} ({where(exc)})"
                 log.warning("keys_not_refreshed", extra={"reason": f"{reason}; the keys so far stay valid"})
             self._failing = True
             return
+        changed = access.use_secret(keys)
         if self._failing:
             log.info("keys_refreshed_again")
-        if changed:
+        if problem is not None and problem != self._problem:
+            log.warning("keys_refused" if keys else "keys_revoked", extra={"reason": problem})
+        elif changed:
             log.info("keys_changed")
-        self._failing = False
+        self._failing, self._problem = False, problem
 
 
-def _keys(secret: str) -> list[str]:
+def _keys(secret: str) -> tuple[list[str], str | None]:
+    """Return the keys in a *secret*'s text, and why it has none, or fewer than it seems; nothing of it is shown."""
+    try:
+        content = _content(secret)
+    except ValueError:
+        return [], "is not valid JSON"
+    texts = [text.strip() for text in _texts(content) if text.strip()]
+    if not texts:
+        return [], "holds no key"
+    refused = [problem for problem in map(key_problem, texts) if problem is not None]
+    keys = [text for text in texts if key_problem(text) is None]
+    return keys, f"holds a key that {refused[0]}" if refused else None
+
+
+def _content(secret: str) -> Any:
+    """Read JSON, or else a comma list or lines.
+
+    Raises:
+        ValueError: it begins as JSON's lists and objects do, and is none.
+    """
+    plain = re.split(r"[,\r\n]", secret)
     try:
         content = json.loads(secret)
-    except ValueError:
-        content = secret.split(",")
-    return [key.strip() for key in _texts(content) if key.strip()]
+    except (ValueError, RecursionError) as exc:
+        if secret.lstrip().startswith(("[", "{")):
+            raise ValueError from exc
+        return plain
+    # As a number a key would become another text: 123e4567 infinity, which is easy to guess.
+    return content if content is None or isinstance(content, (bool, str, list, dict)) else plain
 
 
 def _texts(content: Any) -> Iterable[str]:
-    """List the strings and numbers in *content*, however deep; null and true are no keys."""
-    if isinstance(content, str) or (isinstance(content, (int, float)) and not isinstance(content, bool)):
-        return [str(content)]
+    """List the strings in *content*, however deep; numbers, null and true are no keys."""
+    if isinstance(content, str):
+        return [content]
     inner = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
     return [text for item in inner for text in _texts(item)]
