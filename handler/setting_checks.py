@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
+from handler.access import key_problem
+
 URL = r"^https?://\S+$"
 
 
@@ -32,7 +34,13 @@ def _keys(value: object) -> object:
     if not (keys := _comma_list(value)) and value:
         message = "holds no key; leave it unset where everybody may ask"
         raise ValueError(message)
-    return keys
+    if not isinstance(keys, (list, tuple)) or not all(isinstance(key, str) for key in keys):
+        return keys  # pydantic says what is wrong
+    for number, key in enumerate(keys, 1):
+        if problem := key_problem(key.strip()):
+            message = f"key {number} {problem}"
+            raise ValueError(message)
+    return [key.strip() for key in keys]
 
 
 def _matryoshka(value: object) -> object:

@@ -13,7 +13,7 @@ HANDLER = Path(__file__).parents[1] / "handler"
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "envelopes": {"errors"},
-    "setting_checks": set(),
+    "setting_checks": {"access"},
     "settings": {"caches", "errors", "setting_checks"},
     "logs": set(),
     "inquiry": set(),

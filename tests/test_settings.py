@@ -55,6 +55,14 @@ def test_an_empty_value_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ("EMBED_MATRYOSHKA_DIMENSIONS", ",", "EMBED_MATRYOSHKA_DIMENSIONS: "),
         ("EMBED_API_KEYS", " , ", "EMBED_API_KEYS: Value error, holds no key"),
         ("EMBED_API_KEYS", '["secret', "EMBED_API_KEYS: Value error, not valid JSON"),
+        ("EMBED_API_KEYS", '["secret", ""]', "EMBED_API_KEYS: Value error, key 2 is empty"),
+        ("EMBED_API_KEYS", '["secret", " "]', "EMBED_API_KEYS: Value error, key 2 is empty"),
+        ("EMBED_API_KEYS", '"secret","b"', "EMBED_API_KEYS: Value error, key 1 has quotes around it"),
+        ("EMBED_API_KEYS", "'secret'", "EMBED_API_KEYS: Value error, key 1 has quotes around it"),
+        ("EMBED_API_KEYS", '{"a":"secret"}', "EMBED_API_KEYS: Value error, key 1 is a piece of JSON"),
+        ("EMBED_API_KEYS", "null", "EMBED_API_KEYS: Value error, key 1 is a piece of JSON"),
+        ("EMBED_API_KEYS", "a,the secret", "EMBED_API_KEYS: Value error, key 2 has white space"),
+        ("EMBED_API_KEYS", '[{"a": "secret"}]', "EMBED_API_KEYS: Input should be a valid string"),
         ("EMBED_COLD_START_WAIT_S", "inf", "EMBED_COLD_START_WAIT_S: Input should be less than"),
         ("EMBED_START_TIMEOUT_S", "1e400", "EMBED_START_TIMEOUT_S: Input should be less than"),
         ("EMBED_DRAIN_TIMEOUT_S", "inf", "EMBED_DRAIN_TIMEOUT_S: Input should be less than"),
@@ -75,7 +83,7 @@ def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value:
 
 def test_lists_by_commas_or_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deployment tools write either."""
-    for ports, keys, sizes in (("8000, 8001", "a,b", "64,128"), ("[8000, 8001]", '["a", "b"]', "[64, 128]")):
+    for ports, keys, sizes in (("8000, 8001", "a,b", "64,128"), ("[8000, 8001]", '["a", " b"]', "[64, 128]")):
         monkeypatch.setenv("EMBED_TCP_PROBES", ports)
         monkeypatch.setenv("EMBED_API_KEYS", keys)
         monkeypatch.setenv("EMBED_MATRYOSHKA_DIMENSIONS", sizes)
