@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr
@@ -11,6 +12,8 @@ from pydantic_settings import NoDecode
 from handler.access import key_problem
 
 URL = r"^https?://\S+$"
+_ORIGIN = r"[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9._-]+(:[0-9]{1,5})?"
+_CLIPPED_CHARS = 100
 
 
 def _json(value: object) -> object:
@@ -43,12 +46,29 @@ def _keys(value: object) -> object:
     return [key.strip() for key in keys]
 
 
+def _origins(value: object) -> object:
+    """Take origins as browsers send them; flask_cors would search for anything else as a regular expression."""
+    origins = _comma_list(value)
+    for origin in origins if isinstance(origins, (list, tuple)) else ():
+        if isinstance(origin, str) and origin != "*" and not re.fullmatch(_ORIGIN, origin):
+            message = f"{clipped(origin)} is no origin; write * or scheme://host[:port], without a path or a pattern"
+            raise ValueError(message)
+    return origins
+
+
+def clipped(value: object) -> str:
+    """Write *value* for a message, in about 100 characters."""
+    text = repr(value)
+    return text if len(text) <= _CLIPPED_CHARS else f"{text[:_CLIPPED_CHARS]}..."
+
+
 def _matryoshka(value: object) -> object:
     return value if value == "any" else _comma_list(value)
 
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
 PortList = Annotated[tuple[Port, ...], NoDecode, BeforeValidator(_comma_list)]
 JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)]
 JsonList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json)]

@@ -25,6 +25,7 @@ from handler.setting_checks import (
     JsonObject,
     Keys,
     Matryoshka,
+    Origins,
     Port,
     PortList,
 )
@@ -87,7 +88,7 @@ class Settings(BaseSettings):
     api_keys_secret_id: str | None = None
     api_keys_refresh_s: float = Field(default=300, ge=0, le=_LONGEST_S)
     trust_platform_auth: bool = False
-    cors_allow_origins: CommaList = ()
+    cors_allow_origins: Origins = ()
     pages_need_key: bool = False
     http_request_retries: int = Field(default=7, ge=1)
 

@@ -63,6 +63,12 @@ def test_an_empty_value_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ("EMBED_API_KEYS", "null", "EMBED_API_KEYS: Value error, key 1 is a piece of JSON"),
         ("EMBED_API_KEYS", "a,the secret", "EMBED_API_KEYS: Value error, key 2 has white space"),
         ("EMBED_API_KEYS", '[{"a": "secret"}]', "EMBED_API_KEYS: Input should be a valid string"),
+        *(
+            ("EMBED_CORS_ALLOW_ORIGINS", f"https://a.example, {origin}", "EMBED_CORS_ALLOW_ORIGINS: Value error, '")
+            for origin in ("https://*.example.com", "https://a.example/", "https://a.example/x", "a.example", "null")
+        ),
+        ("EMBED_CORS_ALLOW_ORIGINS", '["https://a.example$"]', "EMBED_CORS_ALLOW_ORIGINS: Value error, 'https://a.ex"),
+        ("EMBED_CORS_ALLOW_ORIGINS", "https://[a-z]+.example", "EMBED_CORS_ALLOW_ORIGINS: Value error, 'https://[a-z"),
         ("EMBED_COLD_START_WAIT_S", "inf", "EMBED_COLD_START_WAIT_S: Input should be less than"),
         ("EMBED_START_TIMEOUT_S", "1e400", "EMBED_START_TIMEOUT_S: Input should be less than"),
         ("EMBED_DRAIN_TIMEOUT_S", "inf", "EMBED_DRAIN_TIMEOUT_S: Input should be less than"),
@@ -91,6 +97,13 @@ def test_lists_by_commas_or_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
         assert settings.tcp_probes == (8000, 8001)
         assert [key.get_secret_value() for key in settings.api_keys] == ["a", "b"]
         assert settings.matryoshka_dimensions == (64, 128)
+
+
+@pytest.mark.parametrize("origin", ["*", "https://a.example", "http://localhost:3000", "chrome-extension://abc"])
+def test_an_origin_is_taken_as_browsers_send_it(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
+    """Alone or among others."""
+    monkeypatch.setenv("EMBED_CORS_ALLOW_ORIGINS", f"{origin}, https://b.example")
+    assert Settings.from_environment().cors_allow_origins == (origin, "https://b.example")
 
 
 def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
