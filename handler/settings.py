@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AliasGenerator, Field, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from handler.caches import usable_cache, write_problem
@@ -40,7 +40,13 @@ _LONGEST_S = 1_000_000  # more than timers of the standard library could not wai
 class Settings(BaseSettings):
     """What an operator may choose; each field is the variable `EMBED_` + its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        alias_generator=AliasGenerator(validation_alias=lambda field: PREFIX + field.upper()),
+        case_sensitive=True,  # port is another variable than PORT
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+    )
 
     # The model
     model_path: str | None = None
@@ -124,8 +130,7 @@ class Settings(BaseSettings):
     @classmethod
     def variable(cls, field: str) -> str:
         """Name the environment variable that sets *field*."""
-        alias = cls.model_fields[field].validation_alias
-        return alias if isinstance(alias, str) else PREFIX + field.upper()
+        return str(cls.model_fields[field].validation_alias)
 
     @classmethod
     def problem(cls, field: str, text: str) -> str | None:
@@ -133,7 +138,7 @@ class Settings(BaseSettings):
         annotated: Any = Annotated  # its items are not known before
         info = cls.model_fields[field]
         try:
-            TypeAdapter(annotated[info.annotation, info]).validate_python(text)
+            TypeAdapter(annotated[(info.annotation, field, *info.metadata)]).validate_python(text)  # all but the alias
         except ValidationError as exc:
             errors = exc.errors(include_url=False, include_context=False, include_input=False)
             return " or ".join(error["msg"] for error in errors)
@@ -177,14 +182,12 @@ def _problems(exc: ValidationError) -> list[str]:
     errors: dict[str, list[Any]] = {}
     for error in exc.errors(include_url=False, include_context=False):
         errors.setdefault(str(error["loc"][0]), []).append(error)
-    return [_problem(field, found) for field, found in errors.items()]
+    return [_problem(variable, found) for variable, found in errors.items()]
 
 
-def _problem(field: str, errors: list[Any]) -> str:
-    # An aliased field is reported under its alias, which already is the variable.
-    variable = Settings.variable(field) if field in Settings.model_fields else field
+def _problem(variable: str, errors: list[Any]) -> str:
     said = " or ".join(error["msg"] for error in errors)
-    shown = "" if "key" in field or isinstance(errors[0]["input"], dict) else f" (got {errors[-1]['input']!r})"
+    shown = "" if "KEY" in variable or isinstance(errors[0]["input"], dict) else f" (got {errors[-1]['input']!r})"
     return f"{variable}: {said}{shown}"
 
 

@@ -106,6 +106,15 @@ def test_an_origin_is_taken_as_browsers_send_it(monkeypatch: pytest.MonkeyPatch,
     assert Settings.from_environment().cors_allow_origins == (origin, "https://b.example")
 
 
+def test_names_are_told_apart_by_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program's `port` or `log_level` is not this server's."""
+    monkeypatch.setenv("PORT", "9000")
+    monkeypatch.setenv("port", "1")
+    monkeypatch.setenv("log_level", "garbage")
+    settings = Settings.from_environment()
+    assert (settings.port, settings.log_level) == (9000, "INFO")
+
+
 def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody should have to deploy once per typo."""
     for name in ("EMBED_MAX_INPUTS", "EMBED_DTYPE", "EMBED_TYPO"):

@@ -33,7 +33,7 @@ def embed(queue: Any, texts: list[list[int]]) -> tuple[list[int], dict[int, np.n
 
 def main(folder: Path, changes: dict[str, Any]) -> None:
     """Print the queue that was chosen, both ways' batches and the largest difference of their vectors."""
-    prepare_process(Settings(model_path=str(folder)))
+    prepare_process(Settings())
     from handler.vllm_core import VllmCore, _Scheduled, import_vllm
 
     import_vllm()
