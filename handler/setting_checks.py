@@ -56,6 +56,11 @@ def _origins(value: object) -> object:
     return origins
 
 
+def _no_service_link(value: object) -> object:
+    """Pass over what Kubernetes injects for a Service that is named "embed-metrics"."""
+    return None if isinstance(value, str) and value.startswith(("tcp://", "udp://", "sctp://")) else value
+
+
 def clipped(value: object) -> str:
     """Write *value* for a message, in about 100 characters."""
     text = repr(value)
@@ -69,6 +74,7 @@ def _matryoshka(value: object) -> object:
 Port = Annotated[int, Field(ge=1, le=65535)]
 CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
+MetricsPort = Annotated[Port | None, BeforeValidator(_no_service_link)]
 PortList = Annotated[tuple[Port, ...], NoDecode, BeforeValidator(_comma_list)]
 JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)]
 JsonList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json)]

@@ -25,14 +25,17 @@ from handler.setting_checks import (
     JsonObject,
     Keys,
     Matryoshka,
+    MetricsPort,
     Origins,
     Port,
     PortList,
 )
 
 PREFIX = "EMBED_"
-# What Kubernetes injects into every pod for a Service that is named "embed".
-_KUBERNETES_SERVICE = re.compile(r"EMBED_(.*SERVICE_HOST|.*SERVICE_PORT.*|PORT|PORT_\d+_(TCP|UDP).*)$")
+# What Kubernetes injects into every pod for a Service that is named "embed" or "embed-something", as `NAME=value`.
+_SERVICE_LINK = re.compile(
+    r"EMBED_(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=|PORT=(tcp|udp|sctp)://)"
+)
 
 _LONGEST_S = 1_000_000  # more than timers of the standard library could not wait for ever
 
@@ -102,7 +105,7 @@ class Settings(BaseSettings):
     port: Port = Field(default=8080, validation_alias="PORT")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", validation_alias="LOG_LEVEL")
     log_format: Literal["json", "text"] = "json"
-    metrics_port: Port | None = None
+    metrics_port: MetricsPort = None
     tcp_probes: PortList = ()
     emf_namespace: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._#:/-]{1,255}$")
     otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT", pattern=URL)
@@ -170,10 +173,12 @@ def wanted_log_format() -> Literal["json", "text"]:
 def _unknown_variables() -> list[str]:
     known = {Settings.variable(field) for field in Settings.model_fields}
     problems = []
-    for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in known and not _KUBERNETES_SERVICE.match(name):
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            problems.append(f"{name}: no such setting; the nearest is {close[0]}")
+    for name, value in sorted(os.environ.items()):
+        if name.startswith(PREFIX) and name not in known and not _SERVICE_LINK.match(f"{name}={value}"):
+            bare = name.removeprefix(PREFIX)  # PORT has no prefix
+            nearest = bare if bare in known else difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            shown = name.encode("utf-8", "backslashreplace").decode()
+            problems.append(f"{shown}: no such setting; the nearest is {nearest}")
     return problems
 
 

@@ -74,6 +74,10 @@ def test_an_empty_value_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ("EMBED_DRAIN_TIMEOUT_S", "inf", "EMBED_DRAIN_TIMEOUT_S: Input should be less than"),
         ("EMBED_REQUEST_TIMEOUT_S", "nan", "EMBED_REQUEST_TIMEOUT_S: Input should be"),
         ("PORT", "0", "PORT: Input should be greater than or equal to 1"),
+        ("EMBED_PORT", "9000", "EMBED_PORT: no such setting; the nearest is PORT"),
+        ("EMBED_LOG_LEVEL", "DEBUG", "EMBED_LOG_LEVEL: no such setting; the nearest is LOG_LEVEL"),
+        ("EMBED_METRICS_PORT", "http://x", "EMBED_METRICS_PORT: Input should be a valid integer"),
+        ("EMBED_TYP\udcff", "1", "EMBED_TYP\\udcff: no such setting"),
         ("EMBED_MAX_MODEL_LENGTH", "1", "EMBED_MAX_MODEL_LENGTH: no such setting; the nearest is EMBED_MAX_MODEL_LEN"),
     ],
 )
@@ -124,13 +128,12 @@ def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(str(caught.value).splitlines()) == 3
 
 
-@pytest.mark.parametrize(
-    "name", ["EMBED_SERVICE_HOST", "EMBED_SERVICE_PORT_HTTP", "EMBED_PORT", "EMBED_PORT_80_TCP_ADDR"]
-)
-def test_what_kubernetes_injects_is_ignored(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A Service named "embed" must not stop its own pods."""
-    monkeypatch.setenv(name, "tcp://10.0.0.1:80")
-    Settings.from_environment()
+@pytest.mark.parametrize("service", ["EMBED", "EMBED_API", "EMBED_METRICS"])
+def test_what_kubernetes_injects_is_ignored(monkeypatch: pytest.MonkeyPatch, service: str) -> None:
+    """A Service named "embed", or "embed-something", must not stop the pods beside it."""
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT_80_TCP", "PORT_80_TCP_ADDR", "PORT"):
+        monkeypatch.setenv(f"{service}_{name}", "tcp://10.0.0.1:80")
+    assert Settings.from_environment().metrics_port is None
 
 
 def test_the_process_is_prepared_without_home(monkeypatch: pytest.MonkeyPatch) -> None:
