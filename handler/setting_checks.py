@@ -20,10 +20,25 @@ def _json(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        content = json.loads(value)
+        encodable(json.dumps(content, ensure_ascii=False))  # "\ud800" is JSON, and half a character
     except json.JSONDecodeError as exc:
         message = f"not valid JSON ({exc.msg} at character {exc.pos + 1})"
         raise ValueError(message) from exc
+    except RecursionError as exc:
+        message = "not valid JSON (nested too deeply)"
+        raise ValueError(message) from exc
+    return content
+
+
+def encodable(value: object) -> object:
+    """Refuse text that is not UTF-8, which Python reads as lone surrogates: no answer could be written with it."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError as exc:
+        message = "not valid UTF-8"
+        raise ValueError(message) from exc
+    return value
 
 
 def _comma_list(value: object) -> object:

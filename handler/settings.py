@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasGenerator, Field, TypeAdapter, ValidationError
+from pydantic import AliasGenerator, Field, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from handler.caches import usable_cache, write_problem
@@ -29,6 +29,8 @@ from handler.setting_checks import (
     Origins,
     Port,
     PortList,
+    clipped,
+    encodable,
 )
 
 PREFIX = "EMBED_"
@@ -37,6 +39,7 @@ _SERVICE_LINK = re.compile(
     r"EMBED_(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=|PORT=(tcp|udp|sctp)://)"
 )
 
+_UNSHOWN = ("KEY", "ENGINE_ARGS", "OTLP")  # in names of variables whose values may be secrets, or hold some
 _LONGEST_S = 1_000_000  # more than timers of the standard library could not wait for ever
 
 
@@ -119,6 +122,8 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(default=8, ge=0, le=_LONGEST_S)
     cold_start_wait_s: float = Field(default=0, ge=0, le=_LONGEST_S)
 
+    _is_encodable = field_validator("*", mode="before")(encodable)
+
     @property
     def traces_endpoint(self) -> str | None:
         """The URL that traces go to by OpenTelemetry's rules, None for no traces."""
@@ -192,7 +197,7 @@ def _problems(exc: ValidationError) -> list[str]:
 
 def _problem(variable: str, errors: list[Any]) -> str:
     said = " or ".join(error["msg"] for error in errors)
-    shown = "" if "KEY" in variable or isinstance(errors[0]["input"], dict) else f" (got {errors[-1]['input']!r})"
+    shown = "" if any(word in variable for word in _UNSHOWN) else f" (got {clipped(errors[-1]['input'])})"
     return f"{variable}: {said}{shown}"
 
 

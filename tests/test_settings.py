@@ -47,6 +47,7 @@ def test_an_empty_value_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "value", "said"),
     [
         ("EMBED_MAX_MODEL_LEN", "many", "EMBED_MAX_MODEL_LEN: Input should be a valid integer"),
+        ("EMBED_MAX_MODEL_LEN", "many " * 1000, "EMBED_MAX_MODEL_LEN: Input should be a valid integer"),
         ("EMBED_LONG_INPUT", "cut", "EMBED_LONG_INPUT: Input should be 'error', 'truncate' or 'chunk'"),
         ("EMBED_TASK", "classify", "EMBED_TASK: Input should be 'embed'"),
         ("EMBED_ENGINE_ARGS", "{", "EMBED_ENGINE_ARGS: Value error, not valid JSON"),
@@ -74,6 +75,16 @@ def test_an_empty_value_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ("EMBED_DRAIN_TIMEOUT_S", "inf", "EMBED_DRAIN_TIMEOUT_S: Input should be less than"),
         ("EMBED_REQUEST_TIMEOUT_S", "nan", "EMBED_REQUEST_TIMEOUT_S: Input should be"),
         ("PORT", "0", "PORT: Input should be greater than or equal to 1"),
+        ("EMBED_MODEL_NAME", "a\udcff", "EMBED_MODEL_NAME: Value error, not valid UTF-8 (got 'a\\udcff')"),
+        ("EMBED_API_KEYS", "secret\udcff", "EMBED_API_KEYS: Value error, not valid UTF-8"),
+        ("EMBED_CACHE_DIR", "/a\udcff", "EMBED_CACHE_DIR: Value error, not valid UTF-8"),
+        ("EMBED_TAGS", r'["\ud800"]', "EMBED_TAGS: Value error, not valid UTF-8"),
+        ("EMBED_ENGINE_ARGS", r'{"a": "\ud800"}', "EMBED_ENGINE_ARGS: Value error, not valid UTF-8"),
+        ("EMBED_ENGINE_ARGS", "[" * 5000, "EMBED_ENGINE_ARGS: Value error, not valid JSON (nested too deeply)"),
+        ("EMBED_TAGS", "[" * 5000, "EMBED_TAGS: Value error, not valid JSON (nested too deeply)"),
+        ("EMBED_ENGINE_ARGS", '{"hf_token": "secret"', "EMBED_ENGINE_ARGS: Value error, not valid JSON"),
+        ("EMBED_ENGINE_ARGS", '["secret"]', "EMBED_ENGINE_ARGS: Input should be a valid dictionary"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "user:secret@host", "OTEL_EXPORTER_OTLP_ENDPOINT: String should match pattern"),
         ("EMBED_PORT", "9000", "EMBED_PORT: no such setting; the nearest is PORT"),
         ("EMBED_LOG_LEVEL", "DEBUG", "EMBED_LOG_LEVEL: no such setting; the nearest is LOG_LEVEL"),
         ("EMBED_METRICS_PORT", "http://x", "EMBED_METRICS_PORT: Input should be a valid integer"),
@@ -88,6 +99,7 @@ def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value:
         Settings.from_environment()
     assert str(caught.value).startswith(said)
     assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 300
     assert "secret" not in str(caught.value)
 
 
