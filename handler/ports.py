@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -11,6 +12,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from handler.errors import StartError
 from handler.lifecycle import Lifecycle, State
+
+log = logging.getLogger(__name__)
 
 _BACKLOG = 1024  # of 200 probes in a row some found a queue of 64 full while the interpreter was elsewhere
 _LOOK_S = 0.1  # how often a probe looks whether it may still accept
@@ -59,7 +62,12 @@ def _accept_while_ready(listener: socket.socket, lifecycle: Lifecycle[Any]) -> N
     lifecycle.wait_started()
     with listener:
         if lifecycle.state is State.READY:
-            listener.listen(_BACKLOG)
+            try:
+                listener.listen(_BACKLOG)
+            except OSError as exc:  # somebody else has bound it as well, and listens already
+                reason = f"EMBED_TCP_PROBES: port {listener.getsockname()[1]} cannot be used: {exc.strerror}"
+                log.error("probe_failed", extra={"reason": reason})  # noqa: TRY400 - a trace tells nothing more
+                return
             listener.settimeout(_LOOK_S)
         while lifecycle.state is State.READY:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr
@@ -74,6 +75,18 @@ def _origins(value: object) -> object:
 def _no_service_link(value: object) -> object:
     """Pass over what Kubernetes injects for a Service that is named "embed-metrics"."""
     return None if isinstance(value, str) and value.startswith(("tcp://", "udp://", "sctp://")) else value
+
+
+def port_problems(named: Mapping[str, int | tuple[int, ...] | None]) -> list[str]:
+    """Return one line per port that two of the *named* settings want, or one of them twice."""
+    problems, owners = [], dict[int, str]()
+    for name, value in named.items():
+        for port in value if isinstance(value, tuple) else () if value is None else (value,):
+            if port in owners:
+                taken = "named twice" if owners[port] == name else f"that of {owners[port]} too"
+                problems.append(f"{name}: port {port} is {taken}; each needs one of its own")
+            owners.setdefault(port, name)
+    return problems
 
 
 def clipped(value: object) -> str:

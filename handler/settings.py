@@ -31,6 +31,7 @@ from handler.setting_checks import (
     PortList,
     clipped,
     encodable,
+    port_problems,
 )
 
 PREFIX = "EMBED_"
@@ -165,6 +166,8 @@ class Settings(BaseSettings):
         except ValidationError as exc:
             problems += _problems(exc)
         else:
+            ports = ("port", "metrics_port", "tcp_probes")
+            problems += port_problems({cls.variable(field): getattr(settings, field) for field in ports})
             if not problems:
                 return settings
         raise StartError("\n".join(problems))

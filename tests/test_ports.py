@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from typing import Any
 from urllib.request import urlopen
@@ -74,6 +75,22 @@ def test_a_port_that_is_taken_is_named() -> None:
             open_tcp_probes((port,), Lifecycle[str](slots=1))
         with pytest.raises(StartError, match=f"EMBED_METRICS_PORT: port {port}"):
             serve_metrics(port, Metrics(slots=1, in_flight=lambda: 0, is_ready=lambda: True).registry)
+
+
+def test_a_port_that_somebody_else_listens_on_meanwhile_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """Both may bind it, one may listen; the thread says so in one line."""
+    port, lifecycle = free_port(), Lifecycle[str](slots=1)
+    open_tcp_probes((port,), lifecycle)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("0.0.0.0", port))  # noqa: S104 - as the probe does
+        other.listen()
+        lifecycle.ready("model")
+        for thread in [thread for thread in threading.enumerate() if thread.name == f"tcp-probe-{port}"]:
+            thread.join(10)
+    assert [(record.levelname, vars(record)["reason"]) for record in caplog.records] == [
+        ("ERROR", f"EMBED_TCP_PROBES: port {port} cannot be used: Address already in use")
+    ]
 
 
 def test_metrics_have_a_port_of_their_own() -> None:

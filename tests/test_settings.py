@@ -131,6 +131,25 @@ def test_names_are_told_apart_by_case(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.port, settings.log_level) == (9000, "INFO")
 
 
+@pytest.mark.parametrize(
+    ("metrics", "probes", "said"),
+    [
+        ("8080", "", "EMBED_METRICS_PORT: port 8080 is that of PORT too; each needs one of its own"),
+        ("4000", "4001,4000", "EMBED_TCP_PROBES: port 4000 is that of EMBED_METRICS_PORT too; each needs"),
+        ("", "8080", "EMBED_TCP_PROBES: port 8080 is that of PORT too; each"),
+        ("", "[4000, 4001, 4000]", "EMBED_TCP_PROBES: port 4000 is named twice; each"),
+    ],
+)
+def test_each_port_is_named_once(monkeypatch: pytest.MonkeyPatch, metrics: str, probes: str, said: str) -> None:
+    """A probe on the port of the metrics would say that a model which loads is ready."""
+    monkeypatch.setenv("EMBED_METRICS_PORT", metrics)
+    monkeypatch.setenv("EMBED_TCP_PROBES", probes)
+    with pytest.raises(StartError) as caught:
+        Settings.from_environment()
+    assert str(caught.value).startswith(said)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody should have to deploy once per typo."""
     for name in ("EMBED_MAX_INPUTS", "EMBED_DTYPE", "EMBED_TYPO"):
