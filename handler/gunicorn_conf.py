@@ -6,7 +6,9 @@ Read by gunicorn in its master process, before the worker is forked and before a
 from __future__ import annotations
 
 import logging
+import math
 import os
+import socket
 import sys
 from logging.config import dictConfig
 from pathlib import Path
@@ -23,8 +25,25 @@ if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
     from gunicorn.workers.base import Worker
 
+
+def _check_port(port: int) -> None:
+    """Bind *port* for a moment: gunicorn would try for seconds and then name no setting.
+
+    Raises:
+        StartError: it is taken, or not this user's to take.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gunicorn does: closed connections take no port
+        try:
+            probe.bind(("0.0.0.0", port))  # noqa: S104 - where gunicorn will listen
+        except OSError as exc:
+            message = f"PORT: port {port} cannot be used: {exc.strerror}"
+            raise StartError(message) from exc
+
+
 try:
     _settings = Settings.from_environment()
+    _check_port(_settings.port)
 except StartError as problem:  # gunicorn has not set up its log yet; alarms look for this event
     dictConfig(logging_config(level="ERROR", log_format=wanted_log_format()))
     for line in str(problem).splitlines():
@@ -42,7 +61,7 @@ worker_connections = 2048
 preload_app = False  # CUDA must not be touched before the fork
 max_requests = 0  # a restart would be a cold start
 timeout = 0  # the start has its own deadline, requests have theirs
-graceful_timeout = int(_settings.drain_timeout_s) + 2  # the worker stops by itself before that
+graceful_timeout = math.ceil(_settings.drain_timeout_s) + 2  # the worker stops by itself before that
 # No headers say what scheme or path a request had, those from 127.0.0.1 neither: a sidecar there hands on its clients'.
 # With nothing left to trust, nobody's address need be looked up.
 secure_scheme_headers: dict[str, str] = {}
