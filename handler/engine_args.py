@@ -11,6 +11,7 @@ from typing import Any
 
 from handler.errors import StartError
 
+OURS = {"model", "model_weights", "tokenizer", "skip_tokenizer_init", "runner"}  # arguments that belong together
 _LINE_CHARS = 300  # of vLLM's message, which may name every architecture that it knows
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from gunicorn.errors import HaltServer
 
 from handler.errors import StartError
-from handler.logs import leave_out_callers, logging_config
+from handler.logs import leave_out_callers, logging_config, take_over
 from handler.settings import Settings, prepare_process, wanted_log_format
 from handler.worker import SPARE_THREADS
 
@@ -51,6 +51,7 @@ except StartError as problem:  # gunicorn has not set up its log yet; alarms loo
     sys.exit(StartError.exit_code)
 _cache_problem = prepare_process(_settings)
 leave_out_callers()
+take_over()
 
 bind = f"0.0.0.0:{_settings.port}"
 workers = 1  # one engine per container; the platform clones containers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import traceback
 from contextvars import ContextVar
 from pathlib import Path
@@ -13,7 +14,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.orjson import OrjsonFormatter
 
 # Third parties are heard only from this level on, unless LOG_LEVEL is DEBUG. vLLM warns of each of its own choices.
-_QUIET = {"vllm": "ERROR", "transformers": "ERROR", "urllib3": "WARNING"}
+_QUIET = {"vllm": "ERROR", "transformers": "ERROR", "urllib3": "WARNING", "torch._library.triton": "ERROR"}
 # These not even then: they log what AWS answers, the content of secrets included, and headers that they cannot read.
 _TALKATIVE = {"botocore": "WARNING", "boto3": "WARNING", "opentelemetry.trace": "ERROR"}
 
@@ -105,6 +106,29 @@ def leave_out_callers() -> None:
     """
     logging._srcfile = None  # noqa: SLF001 - the way that page shows
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
+def take_over() -> None:
+    """Make log lines of what Python writes to stderr by itself: warnings, and what ends a thread."""
+    logging.captureWarnings(capture=True)
+    threading.excepthook = _tell_uncaught
+
+
+def _tell_uncaught(args: threading.ExceptHookArgs) -> None:
+    """Tell the kind and the place only: a message may quote a client's text."""
+    if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+        name = args.thread.name if args.thread else "unknown"
+        reason = f"{args.exc_type.__name__} ({where(args.exc_value)})"
+        logging.getLogger(__name__).error("thread_died", extra={"who": name, "reason": reason})
+
+
+def drop_own_handlers(library: str) -> None:
+    """Let the lines of a *library* that has been imported come through the root's handler, and no other."""
+    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == library]:
+        logger = logging.getLogger(name)
+        for handler in [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]:
+            logger.removeHandler(handler)
+            logger.propagate = True
 
 
 def where(exc: BaseException) -> str:

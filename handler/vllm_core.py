@@ -19,15 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handler.compile_cache import let_compiled_models_load
-from handler.engine_args import EngineOptions, check_engine_args, explain
+from handler.engine_args import OURS, EngineOptions, check_engine_args, explain
 from handler.errors import StartError
+from handler.logs import drop_own_handlers
 from handler.missing_weights import refuse_missing_weights
 from handler.trust import needs_code
 from handler.warm_ups import skip_needless_warm_ups
 
 _CPU_KV_CACHE_BYTES = 4 * 2**30  # vLLM asks for 92 % of memory by itself; pages are only taken when used
 _CPU_KV_BLOCK_TOKENS = 32  # the least that is fast; with vLLM's 128 no usual instruction is ever found in the cache
-_OURS = {"model", "model_weights", "tokenizer", "skip_tokenizer_init", "runner"}  # arguments that belong together
 
 
 def import_vllm() -> None:
@@ -35,8 +35,9 @@ def import_vllm() -> None:
     skip_needless_warm_ups()
     # vLLM looks at every global of every module when it starts, deprecated ones of torch's too.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
-    for module in ("vllm.engine.arg_utils", "vllm.v1.engine.core", "vllm.v1.executor"):
+    for module in ("torch", "vllm.engine.arg_utils", "vllm.v1.engine.core", "vllm.v1.executor"):
         importlib.import_module(module)
+        drop_own_handlers("torch")
     refuse_missing_weights(importlib.import_module("vllm.model_executor.model_loader.base_loader"))
 
 
@@ -278,7 +279,7 @@ def _engine_args(options: EngineOptions) -> Any:
         chosen["enforce_eager"] = options.enforce_eager is not False
         if options.dtype == "auto" and options.config_dtype in (None, "float32"):
             chosen["dtype"] = "float32"  # vLLM would make it float16, which CPUs compute slowly and less exactly
-    if taken := sorted(_OURS & options.overrides.keys()):
+    if taken := sorted(OURS & options.overrides.keys()):
         message = f"EMBED_ENGINE_ARGS: {', '.join(taken)} cannot be set; the model is that of EMBED_MODEL_PATH"
         raise StartError(message)
     pooler = {"seq_pooling_type": options.pooling, "use_activation": options.normalizes}

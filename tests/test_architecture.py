@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "missing_weights": set(),
     "installation": {"errors"},
     "engine_args": {"errors"},
-    "vllm_core": {"compile_cache", "engine_args", "errors", "missing_weights", "trust", "warm_ups"},
+    "vllm_core": {"compile_cache", "engine_args", "errors", "logs", "missing_weights", "trust", "warm_ups"},
     "encoding": {"errors", "strands"},
     "model_patches": {"errors"},
     "model_folder": {"errors", "model_patches", "trust", "weights"},

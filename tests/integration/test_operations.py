@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 
@@ -77,9 +78,13 @@ def test_a_second_port_that_is_taken_ends_the_start(variable: str) -> None:
 
 
 def test_every_log_line_tells_who_writes_it() -> None:
-    """Service, role and tags are fields of life events and of requests."""
+    """Service, role and tags are fields of every line of a start, third parties' included, and of requests."""
     with Server(EMBED_TAGS='["blue"]', EMBED_SERVICE_NAME="search", EMBED_SERVICE_ROLE="indexer") as server:
         wait_for(lambda: server.status("/health") == 200)
         assert server.embed(input="a").status_code == 503
-        lines = [server.events("loading")[0], server.events("request")[0]]
-    assert [(line["service"], line["role"], line["tags"]) for line in lines] == [("search", "indexer", ["blue"])] * 2
+        server.wait_ready()
+        lines = [json.loads(line) for line in server.log().splitlines()]
+    assert {"loading", "request", "ready"} <= {line["event"] for line in lines}
+    assert [(line["service"], line["role"], line["tags"]) for line in lines] == [("search", "indexer", ["blue"])] * len(
+        lines
+    )
