@@ -13,6 +13,7 @@ from handler.errors import StartError
 
 OURS = {"model", "model_weights", "tokenizer", "skip_tokenizer_init", "runner"}  # arguments that belong together
 _LINE_CHARS = 300  # of vLLM's message, which may name every architecture that it knows
+_VALUE_CHARS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +59,18 @@ def check_engine_args(engine_args: type, arguments: Mapping[str, Any]) -> dict[s
         try:
             checked[name] = TypeAdapter(types[name]).validate_python(value)
         except ValidationError as exc:
-            problems.append(f"EMBED_ENGINE_ARGS: {name}: {exc.errors()[0]['msg']} (got {value!r})")
+            problems.append(f"EMBED_ENGINE_ARGS: {name}: {exc.errors()[0]['msg']}{_shown(name, value)}")
         except (PydanticUserError, PydanticUndefinedAnnotation):  # a few types only vLLM itself can check
             checked[name] = value
     if problems:
         raise StartError("\n".join(problems))
     return checked
+
+
+def _shown(name: str, value: Any) -> str:
+    """Write the *value* of an argument for a message, unless it may be a credential or hold one."""
+    secret = isinstance(value, (dict, list)) or any(word in name for word in ("token", "key", "secret", "password"))
+    return "" if secret else f" (got {shorten(repr(value), _VALUE_CHARS, placeholder='...')})"
 
 
 # What vLLM, torch and safetensors say -> what to do about it; the first match counts.

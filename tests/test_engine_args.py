@@ -16,6 +16,8 @@ class Arguments:
     max_num_seqs: int | None = None
     block_size: int | None = None
     dtype: Literal["auto", "float32"] = "auto"
+    hf_token: bool | None = None
+    hf_overrides: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def test_known_arguments_pass() -> None:
@@ -35,6 +37,24 @@ def test_unknown_and_mistyped_arguments_are_named() -> None:
     assert "no engine argument 'max_num_seq'; the nearest is 'max_num_seqs'" in lines[0]
     assert "block_size: Input should be a valid integer" in lines[1]
     assert "dtype: Input should be 'auto' or 'float32'" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("hf_token", "hush"), ("hf_overrides", {"a": "hush"}), ("hf_overrides", ["hush"]), ("block_size", {"a": "hush"})],
+)
+def test_what_may_be_a_credential_is_not_shown(name: str, value: object) -> None:
+    """By its name, or within a value of several parts."""
+    with pytest.raises(StartError, match=f"EMBED_ENGINE_ARGS: {name}: Input should be") as caught:
+        check_engine_args(Arguments, {name: value})
+    assert "hush" not in str(caught.value)
+
+
+def test_a_long_value_is_shortened() -> None:
+    """A log line is read by people."""
+    with pytest.raises(StartError) as caught:
+        check_engine_args(Arguments, {"block_size": "x " * 1000})
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize(
