@@ -104,6 +104,7 @@ def load_model(
     with lifecycle.phase("engine"):
         engine = Engine(build, on_death=on_death, lull=lull)
         core = engine.wait_built()
+    _check_matryoshka(settings, core.dimensions)
     if folder.pooling is None:
         log.warning("no_pooling_given", extra={"reason": "no modules.json in the folder", "pooling": core.pooling})
     with lifecycle.phase("warm_up"):
@@ -194,6 +195,14 @@ def _engine_options(settings: Settings, folder: ModelFolder, *, streamed_from: s
         load_format=settings.load_format,
         overrides=settings.engine_args,
     )
+
+
+def _check_matryoshka(settings: Settings, dimensions: int) -> None:
+    """Refuse sizes that no vector of this model can be cut to; those its own folder names are not an operator's."""
+    sizes = settings.matryoshka_dimensions
+    if isinstance(sizes, tuple) and max(sizes) > dimensions:
+        message = f"EMBED_MATRYOSHKA_DIMENSIONS: {max(sizes)} is more than the {dimensions} dimensions of this model"
+        raise StartError(message)
 
 
 def _warm_up(engine: Engine, tokenizer: TextTokenizer, core: Core) -> None:

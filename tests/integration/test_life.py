@@ -156,6 +156,10 @@ def test_a_model_that_cannot_be_served_ends_the_start(damage: Any, said: str, tm
         ({"EMBED_ENGINE_ARGS": '{"block_size": "big"}'}, "block_size: Input should be a valid integer"),
         ({"EMBED_MAX_MODEL_LEN": "100000"}, "vLLM cannot load"),
         ({"EMBED_DEFAULT_PROMPT_NAME": "query"}, "EMBED_DEFAULT_PROMPT_NAME"),
+        (
+            {"EMBED_MATRYOSHKA_DIMENSIONS": "128,1024"},
+            "EMBED_MATRYOSHKA_DIMENSIONS: 1024 is more than the 384 dimensions of this model",
+        ),
         ({"EMBED_START_TIMEOUT_S": "1"}, "not ready after EMBED_START_TIMEOUT_S=1"),
     ],
 )
