@@ -142,12 +142,15 @@ class Settings(BaseSettings):
         return str(cls.model_fields[field].validation_alias)
 
     @classmethod
-    def problem(cls, field: str, text: str) -> str | None:
-        """Say what is wrong with *text* as the value of *field*, None if nothing; the environment is not read."""
+    def problem(cls, field: str, value: object, *, strict: bool = False) -> str | None:
+        """Say what is wrong with *value* for *field*, None if nothing; the environment is not read.
+
+        Of a *strict* value the type counts too, where text from the environment is read as what it looks like.
+        """
         annotated: Any = Annotated  # its items are not known before
         info = cls.model_fields[field]
         try:
-            TypeAdapter(annotated[(info.annotation, field, *info.metadata)]).validate_python(text)  # all but the alias
+            TypeAdapter(annotated[(info.annotation, field, *info.metadata)]).validate_python(value, strict=strict)
         except ValidationError as exc:
             errors = exc.errors(include_url=False, include_context=False, include_input=False)
             return " or ".join(error["msg"] for error in errors)

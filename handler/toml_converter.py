@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from handler.engine_args import OURS
 from handler.env_formats import Comment, ConversionError, Entry, Variable
+from handler.setting_checks import port_problems
 from handler.settings import Settings
 
 KeyPath = tuple[str, ...]
@@ -61,7 +63,7 @@ class _Conversion:
     def take(self, path: KeyPath, value: Any, *, main_model: str | None) -> None:
         """Turn one key into a variable, a comment, an engine argument or a problem."""
         key = _pattern(path)
-        if key in _FIXED and value != _FIXED[key]:
+        if key in _FIXED and (type(value), value) != (type(_FIXED[key]), _FIXED[key]):  # true and 1.0 equal 1
             self.refuse(path, f"must be {json.dumps(_FIXED[key])}")
         elif key in _NO_COUNTERPART:
             self.entries.append(Comment(f"{_shown(path)}: {_NO_COUNTERPART[key]}"))
@@ -69,6 +71,8 @@ class _Conversion:
             self.entries.append(Comment(f"{_shown(path)}: one server has one model; the other table describes it"))
         elif key in _FIELDS:
             self.set(path, _FIELDS[key], value)
+        elif path[0] == "generator" and path[-1] in OURS:
+            self.refuse(path, "cannot be set; the model is that of generator.model_path")
         elif len(path) == 2 and path[0] == "generator" and self._is_engine_argument(path[1]):  # noqa: PLR2004 - section and key
             self.engine_args[path[1]] = value
         elif value != {} or key not in _SECTIONS:
@@ -77,7 +81,10 @@ class _Conversion:
     def set(self, path: KeyPath, field: str, value: Any) -> None:
         """Set the variable of *field* for the key at *path*, if its value is one that the server would take."""
         text = _text(value, commas=field == "tcp_probes")
-        if problem := Settings.problem(field, text):
+        typed = tuple(value) if isinstance(value, list) else value
+        if field == "model_version" and type(value) is int:
+            typed = text  # the document's own example has a number
+        if problem := Settings.problem(field, typed, strict=True) or Settings.problem(field, text):
             self.refuse(path, problem)
         elif text:
             self.entries.append(Variable(Settings.variable(field), text))
@@ -111,13 +118,14 @@ def convert(text: str, *, engine_arguments: frozenset[str] | None) -> list[Entry
     conversion = _Conversion(text, engine_arguments)
     for path, value in found.items():
         conversion.take(path, value, main_model=main)
-    missing = {*_REQUIRED} - {_pattern(path) for path, value in found.items() if value != ""}
+    missing = {*_REQUIRED} - {_pattern(path) for path, value in found.items() if str(value).strip()}
     conversion.problems += [f"{key}: this key is missing" for key in _REQUIRED if key in missing]
     if conversion.engine_args:
         conversion.set(("generator",), "engine_args", conversion.engine_args)
         if engine_arguments is None:
             conversion.entries.append(Comment("EMBED_ENGINE_ARGS: vLLM is not installed here; the start checks it"))
     _add_aliases(conversion, [name for name in models if name != served])
+    _check_ports(conversion, found)
     if conversion.problems:
         raise ConversionError("\n".join(conversion.problems))
     return conversion.entries
@@ -135,6 +143,15 @@ def _add_aliases(conversion: _Conversion, aliases: list[str]) -> None:
             conversion.refuse(("queue", "models", name), "a model's name must not hold a comma")
     if aliases:
         conversion.set(("queue", "models"), "model_aliases", ",".join(aliases))
+
+
+def _check_ports(conversion: _Conversion, found: Mapping[KeyPath, Any]) -> None:
+    """Refuse ports that are the same, where each by itself is one."""
+    metrics, probes = ("monitoring", "metrics_port"), ("monitoring", "tcp_probes")
+    if not conversion.problems:
+        named = {_shown(metrics): found.get(metrics), _shown(probes): tuple(found.get(probes, ()))}
+        for problem in port_problems(named):
+            conversion.refuse(probes, problem.partition(": ")[2])
 
 
 def _parse(text: str) -> dict[str, Any]:

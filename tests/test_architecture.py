@@ -92,7 +92,7 @@ ALLOWED: dict[str, set[str]] = {
     "worker": {"connections", "errors", "incoming", "lifecycle", "logs", "outgoing", "refusals", "room", "strands"},
     "gunicorn_conf": {"errors", "logs", "settings", "worker"},
     "env_formats": set(),
-    "toml_converter": {"env_formats", "settings"},
+    "toml_converter": {"engine_args", "env_formats", "setting_checks", "settings"},
     "__main__": {"env_formats", "toml_converter"},
     "__init__": set(),
 }

@@ -32,7 +32,7 @@ EXPECTED = {
     "EMBED_EMBEDDING_TASK_SUPPORTED": "true",
     "EMBED_METRICS_PORT": "4000",
 }
-ARGUMENTS = frozenset({"block_size", "kv_cache_dtype", "hf_overrides"})
+ARGUMENTS = frozenset({"tokenizer", "block_size", "kv_cache_dtype", "hf_overrides"})
 HEAD = 'edition = 1\n[generator]\ntype = "vllm"\nmodel_path = "/models/m"\n'
 
 
@@ -136,6 +136,20 @@ def test_names_of_models() -> None:
         (HEAD + 'task = "classify"', "line 5: generator.task: Input should be 'embed'"),
         (HEAD + "max_num_seqs = 0", "line 5: generator.max_num_seqs: Input should be greater than or equal to 1"),
         (HEAD + 'max_num_seqs = "x"', "line 5: generator.max_num_seqs: Input should be a valid integer"),
+        (HEAD + 'max_num_seqs = "16"', "line 5: generator.max_num_seqs: Input should be a valid integer"),
+        (HEAD + "max_num_seqs = true", "line 5: generator.max_num_seqs: Input should be a valid integer"),
+        (HEAD.replace('"/models/m"', "5"), "line 4: generator.model_path: Input should be a valid string"),
+        (HEAD.replace('"/models/m"', '["a"]'), "line 4: generator.model_path: Input should be a valid string"),
+        (HEAD.replace("/models/m", " "), "generator.model_path: this key is missing"),
+        (HEAD.replace("= 1", "= true"), "line 1: edition: must be 1"),
+        (HEAD.replace("= 1", "= 1.0"), "line 1: edition: must be 1"),
+        (HEAD + "[queue]\nversion = true", "line 6: queue.version: Input should be a valid string"),
+        (HEAD + "[queue]\ntags = [1]", "line 6: queue.tags: Input should be a valid string"),
+        (HEAD + 'tokenizer = "x"', "line 5: generator.tokenizer: cannot be set; the model is that of generator.model_"),
+        (
+            HEAD + "[monitoring]\nmetrics_port = 4000\ntcp_probes = [4001, 4000]",
+            "line 7: monitoring.tcp_probes: port 4000 is that of monitoring.metrics_port too; each",
+        ),
         (HEAD + "[queue]\ntags = 5", "line 6: queue.tags: Input should be a valid tuple"),
         (HEAD + "[monitoring]\nmetrics_port = 70000", "line 6: monitoring.metrics_port: Input should be less than"),
         (HEAD + "[monitoring]\ntcp_probes = [0]", "line 6: monitoring.tcp_probes: Input should be greater than"),
