@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -29,9 +30,15 @@ def print_environment(file: Path, form: str) -> None:
     from handler.toml_converter import convert_file  # noqa: PLC0415 - serving needs none of it
 
     try:
-        sys.stdout.write(write_environment(convert_file(file), form))
+        text = write_environment(convert_file(file), form)
     except ConversionError as problem:
         sys.exit("\n".join(f"{file}: {line}" for line in str(problem).splitlines()))
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except (OSError, UnicodeEncodeError) as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is written at the exit once more
+        sys.exit(f"the output cannot be written: {exc.strerror if isinstance(exc, OSError) else exc.reason}")
 
 
 def serve() -> None:

@@ -260,6 +260,27 @@ def test_the_command_names_the_file_and_its_problems(tmp_path: Path) -> None:
     assert "cannot be read: No such file" in run(tmp_path / "none.toml").stderr
 
 
+@pytest.mark.parametrize(
+    ("target", "encoding", "said"),
+    [("/dev/full", "utf-8", "No space left on device"), ("/dev/null", "ascii", "ordinal not in range(128)")],
+)
+def test_output_that_cannot_be_written_is_told(tmp_path: Path, target: str, encoding: str, said: str) -> None:
+    """In one line."""
+    file = tmp_path / "config.toml"
+    file.write_text(HEAD.replace("/m", "/\u00e4"), encoding="utf-8")
+    with open(target, "w") as full:  # noqa: PTH123 - a device
+        done = subprocess.run(
+            [sys.executable, "-m", "handler", "env-from-toml", str(file)],
+            check=False,
+            cwd=Path(__file__).parents[1],
+            env={"PYTHONIOENCODING": encoding},
+            stderr=subprocess.PIPE,
+            stdout=full,
+            text=True,
+        )
+    assert (done.returncode, done.stderr) == (1, f"the output cannot be written: {said}\n")
+
+
 def test_a_mark_in_front_of_a_file_is_no_content(tmp_path: Path) -> None:
     """Some editors write one."""
     file = tmp_path / "config.toml"
