@@ -36,6 +36,8 @@ def copy_baked(baked: Path, root: Path) -> bool:
     The image's own files belong to its vLLM, so they replace others of their name. Each appears whole: other
     containers may start on the same folder.
     """
+    if not baked.is_dir():
+        log.warning("baked_cache_missing", extra={"reason": f"EMBED_BAKED_CACHE_DIR: there is no folder {baked}"})
     try:
         for source in sorted(path for path in baked.rglob("*") if path.is_file()):
             target = root / source.relative_to(baked)

@@ -39,6 +39,12 @@ def test_a_stale_file_is_replaced_and_foreign_ones_stay(baked: Path, tmp_path: P
     assert (target / "other.json").read_text() == "other"
 
 
+def test_a_baked_cache_that_is_not_there_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The start costs seconds more, and nobody would know why."""
+    assert copy_baked(tmp_path / "none", tmp_path / "root")
+    assert [record.message for record in caplog.records] == ["baked_cache_missing"]
+
+
 def test_a_folder_that_cannot_be_written_is_told_and_survived(
     baked: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
