@@ -99,6 +99,7 @@ def _matryoshka(value: object) -> object:
     return value if value == "any" else _comma_list(value)
 
 
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]  # what vLLM, torch and the kernel count with
 Port = Annotated[int, Field(ge=1, le=65535)]
 CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
@@ -107,5 +108,5 @@ PortList = Annotated[tuple[Port, ...], NoDecode, BeforeValidator(_comma_list)]
 JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)]
 JsonList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json)]
 Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)]
-Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+Sizes = Annotated[tuple[Count, ...], Field(min_length=1)]
 Matryoshka = Annotated[Literal["any"] | Sizes | None, NoDecode, BeforeValidator(_matryoshka)]

@@ -21,6 +21,7 @@ from handler.errors import StartError
 from handler.setting_checks import (
     URL,
     CommaList,
+    Count,
     JsonList,
     JsonObject,
     Keys,
@@ -64,14 +65,14 @@ class Settings(BaseSettings):
     tags: JsonList = ()
     task: Literal["embed"] = "embed"
     embedding_task_supported: bool = True
-    maximum_completion_tokens: int | None = Field(default=None, ge=0)
+    maximum_completion_tokens: int | None = Field(default=None, ge=0, le=2**31 - 1)
 
     # The engine
-    max_model_len: int | None = Field(default=None, ge=1)
-    max_num_seqs: int | None = Field(default=None, ge=1)
-    max_num_batched_tokens: int | None = Field(default=None, ge=1)
-    tensor_parallel_size: int = Field(default=1, ge=1)
-    pipeline_parallel_size: int = Field(default=1, ge=1)
+    max_model_len: Count | None = None
+    max_num_seqs: Count | None = None
+    max_num_batched_tokens: Count | None = None
+    tensor_parallel_size: Count = 1
+    pipeline_parallel_size: Count = 1
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     enforce_eager: bool | None = None
@@ -82,8 +83,8 @@ class Settings(BaseSettings):
     baked_cache_dir: Path | None = None
 
     # Requests
-    max_inputs: int = Field(default=2048, ge=1)
-    max_body_bytes: int = Field(default=32 * 2**20, ge=1024)
+    max_inputs: Count = 2048
+    max_body_bytes: int = Field(default=32 * 2**20, ge=1024, le=2**31 - 1)
     long_input: Literal["error", "truncate", "chunk"] = "error"
     token_id_input: Literal["allow", "reject"] = "allow"  # noqa: S105 - no password
     matryoshka_dimensions: Matryoshka = None
@@ -103,7 +104,7 @@ class Settings(BaseSettings):
     trust_platform_auth: bool = False
     cors_allow_origins: Origins = ()
     pages_need_key: bool = False
-    http_request_retries: int = Field(default=7, ge=1)
+    http_request_retries: Count = 7
 
     # Life
     port: Port = Field(default=8080, validation_alias="PORT")

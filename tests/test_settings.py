@@ -48,6 +48,9 @@ def test_an_empty_value_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("EMBED_MAX_MODEL_LEN", "many", "EMBED_MAX_MODEL_LEN: Input should be a valid integer"),
         ("EMBED_MAX_MODEL_LEN", "many " * 1000, "EMBED_MAX_MODEL_LEN: Input should be a valid integer"),
+        ("EMBED_MAX_NUM_BATCHED_TOKENS", "1" + "0" * 22, "EMBED_MAX_NUM_BATCHED_TOKENS: Input should be less than or"),
+        ("EMBED_MAX_BODY_BYTES", "1000", "EMBED_MAX_BODY_BYTES: Input should be greater than or equal to 1024"),
+        ("EMBED_MATRYOSHKA_DIMENSIONS", "1" + "0" * 22, "EMBED_MATRYOSHKA_DIMENSIONS: "),
         ("EMBED_LONG_INPUT", "cut", "EMBED_LONG_INPUT: Input should be 'error', 'truncate' or 'chunk'"),
         ("EMBED_TASK", "classify", "EMBED_TASK: Input should be 'embed'"),
         ("EMBED_ENGINE_ARGS", "{", "EMBED_ENGINE_ARGS: Value error, not valid JSON"),
