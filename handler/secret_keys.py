@@ -48,7 +48,7 @@ class SecretKeys:
         """Return the keys, and what is wrong with the others.
 
         Raises:
-            StartError: the secret cannot be read.
+            StartError: the secret cannot be read, or not be understood.
         """
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - only users of a secret pay for it
 
@@ -62,11 +62,13 @@ class SecretKeys:
             reason = f" ({code}){grant}" if code else f": {exc}"
             message = f"EMBED_API_KEYS_SECRET_ID: {self._secret_id} cannot be read{reason}"
             raise StartError(message) from exc
-        if "SecretString" in answer:
-            keys, problem = _keys(answer["SecretString"])
-        else:
-            keys, problem = [], "is binary; write the keys as text"
-        return keys, problem and f"EMBED_API_KEYS_SECRET_ID: {self._secret_id} {problem}"
+        told = f"EMBED_API_KEYS_SECRET_ID: {self._secret_id}"
+        try:
+            keys, problem = _keys(answer.get("SecretString"))
+        except ValueError as exc:
+            message = f"{told} {exc}"
+            raise StartError(message) from None
+        return keys, problem and f"{told} {problem}"
 
     def keep_fresh(self, access: Access, every_s: float) -> None:
         """Read again every *every_s* seconds in a thread of its own; *access* keeps its keys where that fails."""
@@ -81,7 +83,7 @@ class SecretKeys:
     def refresh(self, access: Access) -> None:
         """Read again once; what goes wrong is logged when it begins and when it ends, and is never raised.
 
-        What could be read counts: a secret without keys revokes them all, and what cannot be a key is passed over.
+        A secret without keys revokes them all; one that cannot be understood is a slip, and the keys so far go on.
         """
         try:
             keys, problem = self._read()
@@ -101,18 +103,24 @@ class SecretKeys:
         self._failing, self._problem = False, problem
 
 
-def _keys(secret: str) -> tuple[list[str], str | None]:
-    """Return the keys in a *secret*'s text, and why it has none, or fewer than it seems; nothing of it is shown."""
-    try:
-        content = _content(secret)
-    except ValueError:
-        return [], "is not valid JSON"
-    texts = [text.strip() for text in _texts(content) if text.strip()]
+def _keys(secret: str | None) -> tuple[list[str], str | None]:
+    """Return the keys in a *secret*'s text, and why it has none, or fewer than it seems; nothing of it is shown.
+
+    Raises:
+        ValueError: nobody can have meant it so.
+    """
+    if secret is None:
+        message = "is binary; write the keys as text"
+        raise ValueError(message)
+    texts = [text.strip() for text in _texts(_content(secret)) if text.strip()]
     if not texts:
         return [], "holds no key"
     refused = [problem for problem in map(key_problem, texts) if problem is not None]
     keys = [text for text in texts if key_problem(text) is None]
-    return keys, f"holds a key that {refused[0]}" if refused else None
+    problem = f"holds a key that {refused[0]}" if refused else None
+    if not keys:
+        raise ValueError(problem)
+    return keys, problem
 
 
 def _content(secret: str) -> Any:
@@ -126,7 +134,8 @@ def _content(secret: str) -> Any:
         content = json.loads(secret)
     except (ValueError, RecursionError) as exc:
         if secret.lstrip().startswith(("[", "{")):
-            raise ValueError from exc
+            message = "is not valid JSON"
+            raise ValueError(message) from exc
         return plain
     # As a number a key would become another text: 123e4567 infinity, which is easy to guess.
     return content if content is None or isinstance(content, (bool, str, list, dict)) else plain

@@ -143,6 +143,19 @@ def test_a_secret_that_is_emptied_revokes_its_keys(secrets: Any, caplog: pytest.
     ]
 
 
+@pytest.mark.parametrize("slip", [{"SecretString": '["new",'}, {"SecretString": "'new'"}, {"SecretBinary": b"new"}])
+def test_a_slip_does_not_shut_clients_out(secrets: Any, caplog: pytest.LogCaptureFixture, slip: dict[str, Any]) -> None:
+    """What cannot be understood is no wish to revoke."""
+    secrets.create_secret(Name="keys", SecretString='["old"]')
+    keys, access = SecretKeys("keys", attempts=1), Access([], pending=True)
+    access.use_secret(keys.read())
+    secrets.put_secret_value(SecretId="keys", **slip)
+    keys.refresh(access)
+    assert opens(access, "old")
+    assert [record.message for record in caplog.records] == ["keys_not_refreshed"]
+    assert "new" not in caplog.text
+
+
 def opens(access: Access, key: str | None) -> bool:
     """Whether *key* lets somebody in."""
     try:
