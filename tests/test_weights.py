@@ -43,13 +43,26 @@ def test_whole_files_pass(tmp_path: Path) -> None:
     saved(tmp_path / "c.safetensors")
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "b.safetensors"}}))
     assert weights.check_weights(tmp_path) == [two]
-    assert not weights.beside_single(tmp_path)
+    assert weights.beside_weights(tmp_path, "auto") == {"c.safetensors"}
     one = saved(tmp_path / "model.safetensors")
     assert weights.check_weights(tmp_path) == [one]
-    hidden = weights.beside_single(tmp_path)
+    hidden = weights.beside_weights(tmp_path, "auto")
     assert hidden == {"b.safetensors", "c.safetensors", "model.safetensors.index.json"}
     view = weights.overlay(tmp_path, {}, hidden)
     assert [file.name for file in view.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("load_format", ["hf", "safetensors", "fastsafetensors", "instanttensor", "runai_streamer"])
+def test_no_loader_of_safetensors_sees_others_beside_them(tmp_path: Path, load_format: str) -> None:
+    """Those that read all of a folder would load them over the model; what ranks have saved is left alone."""
+    for name in ("a", "b"):
+        saved(tmp_path / f"{name}.safetensors")
+    assert not weights.beside_weights(tmp_path, load_format)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "b.safetensors"}}))
+    assert weights.beside_weights(tmp_path, load_format) == {"a.safetensors"}
+    saved(tmp_path / "model.safetensors")
+    assert len(weights.beside_weights(tmp_path, load_format)) == 3
+    assert not weights.beside_weights(tmp_path, "sharded_state")
 
 
 def test_a_shard_that_is_missing_without_an_index_is_noticed(tmp_path: Path) -> None:

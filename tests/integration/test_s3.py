@@ -120,7 +120,7 @@ def test_two_starts_at_once_fetch_once(proxy: Proxy, tmp_path: Path) -> None:
     """One waits for the other's lock, then finds everything."""
     code = (
         "import sys; from pathlib import Path; from handler.s3_model import fetch_description;"
-        "folder, weights = fetch_description(sys.argv[1], Path(sys.argv[2]), attempts=3, stream=False); weights();"
+        "folder, weights = fetch_description(sys.argv[1], Path(sys.argv[2]), attempts=3, stream=None); weights();"
         "print(folder)"
     )
     environment = {**os.environ, **settings(proxy, tmp_path)}

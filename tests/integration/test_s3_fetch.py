@@ -95,12 +95,28 @@ def test_a_start_that_fails_does_not_wait_for_what_hangs(proxy: Proxy, tmp_path:
 def test_a_streaming_start_leaves_others_their_weights(tmp_path: Path) -> None:
     """Two processes share a cache: one has fetched the weights, the other's loader reads them from the bucket."""
     folder = fetch(tmp_path)
-    streamed, fetch_weights = fetch_description(URL, tmp_path, attempts=3, stream=True)
+    streamed, fetch_weights = fetch_description(URL, tmp_path, attempts=3, stream="all")
     fetch_weights()
     assert streamed != folder
     assert (streamed / "config.json").is_file()
     assert not list(streamed.glob("*.safetensors"))
     assert_whole(folder)
+
+
+@pytest.mark.usefixtures("proxy")
+def test_a_streaming_start_looks_for_the_weights_too(s3: Any, tmp_path: Path) -> None:
+    """A shard that is missing, and others beside them, which the loader would pass over or load; not those of ranks."""
+    prefix, rank = "other/streamed/", "model-rank-0-part-0.safetensors"
+    url = f"s3://{BUCKET}/{prefix}"
+    put(s3, f"{prefix}config.json", b"{}")
+    put(s3, f"{prefix}model.safetensors.index.json", json.dumps({"weight_map": {"a": "a", "b": "b"}}).encode())
+    put(s3, f"{prefix}{rank}", b"a")
+    with pytest.raises(StartError, match=r"streamed/a is missing, though the index names it"):
+        fetch_description(url, tmp_path, attempts=3, stream="all")
+    fetch_description(url, tmp_path, attempts=3, stream="ranks")
+    put(s3, f"{prefix}model.safetensors", b"a")
+    with pytest.raises(StartError, match=f"{rank} would be streamed over model"):
+        fetch_description(url, tmp_path, attempts=3, stream="all")
 
 
 def test_finished_shards_are_not_read_again(proxy: Proxy, s3: Any, tmp_path: Path) -> None:

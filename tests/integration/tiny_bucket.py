@@ -24,7 +24,7 @@ def put(s3: Any, key: str, body: bytes, **options: str) -> None:
 
 def fetch(cache: Path, *, url: str = URL, attempts: int = 3) -> Path:
     """Fetch the whole model into a folder under *cache*."""
-    folder, fetch_weights = fetch_description(url, cache, attempts=attempts, stream=False)
+    folder, fetch_weights = fetch_description(url, cache, attempts=attempts, stream=None)
     fetch_weights()
     return folder
 
