@@ -103,6 +103,7 @@ def load_model(
     with lifecycle.phase("engine"):
         engine = Engine(build, on_death=on_death, lull=lull)
         core = engine.wait_built()
+    located.release()  # a start that fails ends the process, and its hold with it
     _check_matryoshka(settings, core.dimensions)
     if folder.pooling is None:
         log.warning("no_pooling_given", extra={"reason": "no modules.json in the folder", "pooling": core.pooling})

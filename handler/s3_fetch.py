@@ -18,7 +18,7 @@ from handler.errors import StartError
 from handler.s3 import S3Location, S3Object
 from handler.s3_checks import Check, combined, crc, file_keeps, promised
 from handler.s3_errors import explained, is_passing
-from handler.s3_folder import PARTIAL, check_space, disk_error, is_finished, read_record, write_record
+from handler.s3_folder import PARTIAL, Turn, check_space, disk_error, is_finished, read_record, write_record
 
 log = logging.getLogger(__name__)
 
@@ -82,15 +82,18 @@ def _mb(count: float) -> float:
     return round(count / 1e6, 1)
 
 
-def fetch(source: Source, objects: Iterable[S3Object], folder: Path, *, what: str) -> None:
-    """Make *folder*, which this process has `locked`, hold *objects*; others that it held before stay.
+def fetch(source: Source, objects: Iterable[S3Object], turn: Turn, *, what: str) -> None:
+    """Make the folder of *turn* hold *objects*; others that it held before stay.
 
     Raises:
         StartError: with cause and remedy.
     """
+    folder = turn.folder
     record = read_record(folder)
     wanted = list(objects)
     missing = [entry for entry in wanted if not is_finished(entry, folder, record)]
+    if missing:
+        turn.wait_to_change()
     for entry in missing:  # older content goes first: its space may be needed
         (folder / entry.name).unlink(missing_ok=True)
     tally = _Tally(sum(entry.size for entry in missing))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +21,7 @@ from handler.s3 import (
 )
 from handler.s3_errors import explained
 from handler.s3_fetch import READERS, Source, attempted, fetch
-from handler.s3_folder import clear, locked
+from handler.s3_folder import Turn, clear, is_finished, read_record
 
 _READ_TIMEOUT_S = 20
 
@@ -27,10 +29,19 @@ _READ_TIMEOUT_S = 20
 Stream = Literal["all", "ranks"]
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A local folder with what describes a model; nobody changes it before `release`."""
+
+    folder: Path
+    fetch_weights: Callable[[], None]  # into the folder; nothing is left to fetch where the engine reads them itself
+    release: Callable[[], None]
+
+
 def fetch_description(
     url: str, cache: Path, *, attempts: int, stream: Stream | None, allow_pickled: bool = False
-) -> tuple[Path, Callable[[], None]]:
-    """Fetch all but the weights; return the local folder and what fetches the weights into it.
+) -> Described:
+    """Fetch all but the weights.
 
     Args:
         url: of the form `s3://bucket/prefix/`.
@@ -47,29 +58,50 @@ def fetch_description(
     folder = location.folder(cache)
     if stream:  # a folder of its own: here the weights that another process has fetched would be rubbish
         folder = folder.with_name(f"{folder.name}-streamed")
-    objects: list[S3Object] = attempted(
-        source, None, lambda: list_objects(source.client, location), stopped=threading.Event()
-    )
-    weights: list[S3Object] = []
-    with locked(folder):
+    objects = _listed(source)
+    turn = Turn(folder)
+    with _released_on_failure(turn):
+        if turn.waited:
+            objects = _listed(source)  # the bucket may have changed meanwhile
         parts = choose_parts(objects)
-        fetch(source, parts, folder, what="configuration")
+        fetch(source, parts, turn, what="configuration")
         modules = choose_modules(objects, folder, allow_pickled=allow_pickled)
         if modules:
-            fetch(source, modules, folder, what="modules")
+            fetch(source, modules, turn, what="modules")
+        weights: list[S3Object] = []
         if stream != "ranks":
             weights = choose_weights(objects, folder, location, allow_pickled=allow_pickled)
         if stream == "all":
             check_streamed(objects, weights, location)
             weights = []
-        clear(folder, [*parts, *modules, *weights])
+        clear(turn, [*parts, *modules, *weights])
+        record = read_record(folder)
+        if all(is_finished(entry, folder, record) for entry in weights):
+            turn.end()
 
     def fetch_weights() -> None:
         if weights:
-            with locked(folder):
-                fetch(source, weights, folder, what="weights")
+            with _released_on_failure(turn):
+                fetch(source, weights, turn, what="weights")
+                turn.end()
 
-    return folder, fetch_weights
+    return Described(folder, fetch_weights, turn.release)
+
+
+@contextmanager
+def _released_on_failure(turn: Turn) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        turn.release()
+        raise
+
+
+def _listed(source: Source) -> list[S3Object]:
+    objects: list[S3Object] = attempted(
+        source, None, lambda: list_objects(source.client, source.location), stopped=threading.Event()
+    )
+    return objects
 
 
 def _source(url: str, attempts: int) -> Source:

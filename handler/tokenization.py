@@ -71,7 +71,7 @@ class TextTokenizer:
         self._lower_case = lower_case
         self.truncation_side = truncation_side  # where a request says nothing
         self._chat = chat
-        self._file = file
+        self._json = file.read_bytes() if file else None  # now: the file may belong to another model later
         self._turn = threading.Lock()  # of long texts
         self._memory = Trimmer()
         self._prefix, self._suffix = self._special_tokens()
@@ -219,7 +219,7 @@ class TextTokenizer:
 
     def as_json(self) -> bytes:
         """Return the model's tokenizer.json, written anew where its folder has none."""
-        return self._file.read_bytes() if self._file else self._backend.to_str().encode()
+        return self._backend.to_str().encode() if self._json is None else self._json
 
     def check_token_ids(self, token_lists: list[list[int]], rule: LengthRule) -> Batch:
         """Check ids that a client made itself; they are used as they are.

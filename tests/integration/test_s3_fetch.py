@@ -95,8 +95,9 @@ def test_a_start_that_fails_does_not_wait_for_what_hangs(proxy: Proxy, tmp_path:
 def test_a_streaming_start_leaves_others_their_weights(tmp_path: Path) -> None:
     """Two processes share a cache: one has fetched the weights, the other's loader reads them from the bucket."""
     folder = fetch(tmp_path)
-    streamed, fetch_weights = fetch_description(URL, tmp_path, attempts=3, stream="all")
-    fetch_weights()
+    described = fetch_description(URL, tmp_path, attempts=3, stream="all")
+    described.fetch_weights()
+    streamed = described.folder
     assert streamed != folder
     assert (streamed / "config.json").is_file()
     assert not list(streamed.glob("*.safetensors"))
@@ -113,7 +114,7 @@ def test_a_streaming_start_looks_for_the_weights_too(s3: Any, tmp_path: Path) ->
     put(s3, f"{prefix}{rank}", b"a")
     with pytest.raises(StartError, match=r"streamed/a is missing, though the index names it"):
         fetch_description(url, tmp_path, attempts=3, stream="all")
-    fetch_description(url, tmp_path, attempts=3, stream="ranks")
+    fetch_description(url, tmp_path, attempts=3, stream="ranks").release()
     put(s3, f"{prefix}model.safetensors", b"a")
     with pytest.raises(StartError, match=f"{rank} would be streamed over model"):
         fetch_description(url, tmp_path, attempts=3, stream="all")

@@ -14,6 +14,7 @@ SIZE = 5 * 2**20 + 17  # bytes of the weights: several ranges, the last one odd
 RANGE = 2**20
 WEIGHTS = np.random.default_rng(0).bytes(SIZE)
 KEY = "org/tiny/model.safetensors"
+OWN = (".finished.json", ".in_use", ".lock")  # files of the folder's own
 URL = f"s3://{BUCKET}/org/tiny/"
 
 
@@ -24,9 +25,10 @@ def put(s3: Any, key: str, body: bytes, **options: str) -> None:
 
 def fetch(cache: Path, *, url: str = URL, attempts: int = 3) -> Path:
     """Fetch the whole model into a folder under *cache*."""
-    folder, fetch_weights = fetch_description(url, cache, attempts=attempts, stream=None)
-    fetch_weights()
-    return folder
+    described = fetch_description(url, cache, attempts=attempts, stream=None)
+    described.fetch_weights()
+    described.release()
+    return described.folder
 
 
 def on_weights(fault: Fault, *, first_byte: int = 2 * RANGE, times: int = 10**6) -> Any:
@@ -45,4 +47,4 @@ def on_weights(fault: Fault, *, first_byte: int = 2 * RANGE, times: int = 10**6)
 def assert_whole(folder: Path) -> None:
     """The files are there, byte by byte, and nothing else is."""
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
-    assert {path.name for path in folder.iterdir()} == {".finished.json", ".lock", "config.json", "model.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {*OWN, "config.json", "model.safetensors"}
