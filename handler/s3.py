@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -88,12 +88,13 @@ def list_objects(client: Any, location: S3Location) -> list[S3Object]:
     """Return every object under *location*; folder markers, which are empty and end in `/`, are left out.
 
     Raises:
-        StartError: there is none, no config.json among them, or one whose name leads out of the local folder.
+        StartError: there is none, no config.json among them, one without ETag, or one whose name leads out of the local
+            folder.
         botocore.exceptions.BotoCoreError, ClientError: S3 was not reached or refused.
     """
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=location.bucket, Prefix=location.prefix)
     found = [
-        S3Object(entry["Key"], entry["Key"][len(location.prefix) :], entry["Size"], entry["ETag"])
+        S3Object(entry["Key"], entry["Key"][len(location.prefix) :], entry["Size"], etag_of(entry, location.url))
         for page in pages
         for entry in page.get("Contents", ())
         if not entry["Key"].endswith("/")
@@ -109,6 +110,19 @@ def list_objects(client: Any, location: S3Location) -> list[S3Object]:
         message = f"{location.url} has no config.json{hint}; EMBED_MODEL_PATH must name the prefix that holds it"
         raise StartError(message)
     return found
+
+
+def etag_of(answer: Mapping[str, Any], what: str) -> str:
+    """Return the ETag in *answer*, about *what*, in its strong and quoted form, which some stores and proxies change.
+
+    Raises:
+        StartError: there is none.
+    """
+    etag = answer.get("ETag")
+    if not etag:
+        message = f"{what} cannot be read: S3 told no ETag, which shows whether it changes; check AWS_ENDPOINT_URL"
+        raise StartError(message)
+    return f'"{str(etag).removeprefix("W/").strip(chr(34))}"'
 
 
 def choose_parts(objects: Iterable[S3Object]) -> list[S3Object]:

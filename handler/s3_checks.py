@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 _CRC_BYTES = {"CRC32": 4, "CRC32C": 4, "CRC64NVME": 8}
 _HASHES = ("SHA256", "SHA1")
-_MD5_ETAG = re.compile(r'"([0-9a-f]{32})"')
+_MD5_ETAG = re.compile(r'"?([0-9a-f]{32})"?')
 _COMPOSITE = re.compile(r"(.+)-(\d+)")
 _CHUNK_BYTES = 4 * 2**20
 
@@ -60,7 +60,7 @@ def promised(head: Mapping[str, Any], *, first_part_bytes: Callable[[], int]) ->
         if composite is None:
             continue
         size, parts, part_bytes = head["ContentLength"], int(composite[2]), first_part_bytes()
-        if part_bytes > 0 and -(-size // part_bytes) == parts:  # only parts of one size can be found again
+        if part_bytes > 0 and -(-size // part_bytes) == parts:  # parts of one size, as far as can be seen
             return Check(algorithm, composite[1], part_bytes)  # type: ignore[arg-type]
     md5 = _MD5_ETAG.fullmatch(head.get("ETag", ""))
     if md5 and head.get("ServerSideEncryption") in (None, "AES256") and not head.get("SSECustomerAlgorithm"):
@@ -87,8 +87,14 @@ def combined(algorithm: str, ranges: Sequence[tuple[int, int]]) -> str:
     return base64.b64encode(total.to_bytes(_CRC_BYTES[algorithm], "big")).decode()
 
 
-def file_keeps(check: Check, file: Path) -> bool:
-    """Read *file* and compare; for checks that ranges cannot be combined into."""
+def file_keeps(check: Check, file: Path, *, sizes: Sequence[int] = ()) -> bool:
+    """Read *file* and compare; for checks that ranges cannot be combined into.
+
+    Args:
+        check: what is promised.
+        file: what came.
+        sizes: of the parts in bytes, where they are not *part_bytes* each.
+    """
     if check.algorithm is None:
         return True
     size = file.stat().st_size
@@ -96,8 +102,8 @@ def file_keeps(check: Check, file: Path) -> bool:
         if check.part_bytes is None:
             digest = _digest(check.algorithm, stream, size)
         else:
-            parts = range(0, size, check.part_bytes)
-            digests = [_digest(check.algorithm, stream, min(check.part_bytes, size - begin)) for begin in parts]
+            sizes = sizes or [min(check.part_bytes, size - begin) for begin in range(0, size, check.part_bytes)]
+            digests = [_digest(check.algorithm, stream, part_bytes) for part_bytes in sizes]
             digest = _one_digest(check.algorithm, b"".join(digests))
     return base64.b64encode(digest).decode() == check.expected
 

@@ -8,14 +8,14 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed, wait
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from handler.errors import StartError
-from handler.s3 import S3Location, S3Object
+from handler.s3 import S3Location, S3Object, etag_of
 from handler.s3_checks import Check, combined, crc, file_keeps, promised
 from handler.s3_errors import explained, is_passing
 from handler.s3_folder import PARTIAL, Turn, check_space, disk_error, is_finished, read_record, write_record
@@ -94,10 +94,7 @@ def fetch(source: Source, objects: Iterable[S3Object], turn: Turn, *, what: str)
     missing = [entry for entry in wanted if not is_finished(entry, folder, record)]
     if missing:
         turn.wait_to_change()
-    for entry in missing:  # older content goes first: its space may be needed
-        (folder / entry.name).unlink(missing_ok=True)
     tally = _Tally(sum(entry.size for entry in missing))
-    check_space(folder, tally.total)
     told: dict[str, object] = {"what": what, "bucket": source.location.bucket, "prefix": source.location.prefix}
     told |= {"files": len(missing), "files_kept": len(wanted) - len(missing)}
     log.info("fetching", extra={**told, "total_mb": _mb(tally.total), "folder": str(folder)})
@@ -106,11 +103,17 @@ def fetch(source: Source, objects: Iterable[S3Object], turn: Turn, *, what: str)
     transfer = _Transfer(source, folder, record, tally)
     reading: list[Future[None]] = []
     try:
-        files = list(readers.map(transfer.promise, missing))
+        promises = [readers.submit(transfer.promise, entry) for entry in missing]
+        for future in as_completed(promises):  # a refusal is told while others still hang
+            future.result()
+        for entry in missing:  # older content goes now: its space may be needed
+            (folder / entry.name).unlink(missing_ok=True)
+        check_space(folder, tally.total)
+        files = [transfer.begin(entry, promise.result()) for entry, promise in zip(missing, promises, strict=True)]
         ranges = [(file, begin) for file in files for begin in _begins(file.entry)]
         reading += [readers.submit(transfer.read_range, file, begin) for file, begin in ranges]
-        for future in as_completed(reading):
-            future.result()
+        for read in as_completed(reading):
+            read.result()
     except _DiskError as exc:
         raise disk_error(exc.args[0], folder) from exc
     except OSError as exc:
@@ -137,20 +140,16 @@ class _Transfer:
         self._tally = tally
         self._lock = threading.Lock()  # of the record and of the counts of missing ranges
 
-    def promise(self, entry: S3Object) -> _File:
-        """Ask what S3 knows of an object's content, and make its empty file."""
-        asked = {"Bucket": self._source.location.bucket, "Key": entry.key, "ChecksumMode": "ENABLED"}
-        head = self._attempt(entry, lambda: self._source.client.head_object(**asked))
-        if (head["ContentLength"], head["ETag"]) != (entry.size, entry.etag):
+    def promise(self, entry: S3Object) -> Check:
+        """Ask what S3 knows of an object's content."""
+        head = self._head(entry)
+        self._same(entry, head)
+        if head["ContentLength"] != entry.size:
             raise _changed(self._source, entry)
+        return promised(head, first_part_bytes=lambda: int(self._head(entry, PartNumber=1)["ContentLength"]))
 
-        def first_part_bytes() -> int:
-            part = self._attempt(entry, lambda: self._source.client.head_object(**asked, PartNumber=1))
-            return int(part["ContentLength"])
-
-        check = promised(head, first_part_bytes=first_part_bytes)
-        if self._tally.stopped.is_set():  # see `_finish`
-            raise CancelledError
+    def begin(self, entry: S3Object, check: Check) -> _File:
+        """Make the object's empty file."""
         target = self._folder / entry.name
         partial = target.with_name(f".{target.name}{PARTIAL}")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -176,14 +175,14 @@ class _Transfer:
         """Go on at *place*: what has come before the connection broke is not read again."""
         wanted = {"Range": f"bytes={place.offset}-{end - 1}", "IfMatch": file.entry.etag}
         answer = self._source.client.get_object(Bucket=self._source.location.bucket, Key=file.entry.key, **wanted)
-        if answer.get("ContentRange") != f"bytes {place.offset}-{end - 1}/{file.entry.size}":
-            what = f"s3://{self._source.location.bucket}/{file.entry.key}"
-            message = (
-                f"{what} cannot be read: another range came than was asked for; check AWS_ENDPOINT_URL and proxies"
-            )
-            raise StartError(message)
         buffer = memoryview(bytearray(min(_BUFFER_BYTES, end - place.offset)))
         with answer["Body"] as body:
+            self._same(file.entry, answer)  # some stores and proxies do not know If-Match
+            if answer.get("ContentRange") != f"bytes {place.offset}-{end - 1}/{file.entry.size}":
+                what = f"s3://{self._source.location.bucket}/{file.entry.key}"
+                remedy = "check AWS_ENDPOINT_URL and proxies"
+                message = f"{what} cannot be read: another range came than was asked for; {remedy}"
+                raise StartError(message)
             while place.offset < end and not self._tally.stopped.is_set():
                 count = body.readinto(buffer[: end - place.offset])
                 if not count:
@@ -197,12 +196,8 @@ class _Transfer:
 
     def _finish(self, file: _File) -> None:
         """Check the file, give it its name, and note that it is finished."""
-        if file.check.crc:
-            keeps = combined(file.check.crc, [file.crcs[begin] for begin in sorted(file.crcs)]) == file.check.expected
-        else:
-            keeps = file_keeps(file.check, file.partial)
         what = f"s3://{self._source.location.bucket}/{file.entry.key}"
-        if not keeps:
+        if not self._keeps(file):
             message = (
                 f"{what} came with another {file.check.algorithm} than S3 keeps of it; start again or upload it again"
             )
@@ -214,6 +209,30 @@ class _Transfer:
             self._record[file.entry.name] = file.entry.etag
             write_record(self._folder, self._record)
         log.debug("fetched_file", extra={"object": what, "mb": _mb(file.entry.size), "checked": str(file.check)})
+
+    def _keeps(self, file: _File) -> bool:
+        if file.check.crc:
+            return combined(file.check.crc, [file.crcs[begin] for begin in sorted(file.crcs)]) == file.check.expected
+        if file_keeps(file.check, file.partial):
+            return True
+        if file.check.part_bytes is None:
+            return False
+        # The first part's size did not tell those of the others.
+        count = -(-file.entry.size // file.check.part_bytes)
+        sizes = [int(self._head(file.entry, PartNumber=number)["ContentLength"]) for number in range(1, count + 1)]
+        if sum(sizes) == file.entry.size:
+            return file_keeps(file.check, file.partial, sizes=sizes)
+        file.check = Check(None)  # nor does S3: only the size is known
+        return True
+
+    def _head(self, entry: S3Object, **more: int) -> Any:
+        asked = {"Bucket": self._source.location.bucket, "Key": entry.key, "ChecksumMode": "ENABLED", **more}
+        return self._attempt(entry, lambda: self._source.client.head_object(**asked))
+
+    def _same(self, entry: S3Object, answer: Mapping[str, Any]) -> None:
+        """Refuse an answer that is not of the object that was listed."""
+        if etag_of(answer, f"s3://{self._source.location.bucket}/{entry.key}") != entry.etag:
+            raise _changed(self._source, entry)
 
     def _attempt(self, entry: S3Object, call: Callable[[], Any]) -> Any:
         return attempted(self._source, entry.key, call, stopped=self._tally.stopped)

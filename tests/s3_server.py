@@ -68,6 +68,7 @@ class Fault:
     seconds: float = 0  # of silence before anything else
     body_seconds: float = 0  # of silence before it is closed
     headers: dict[str, str] = field(default_factory=dict)  # put into the answer
+    ignored: tuple[str, ...] = ()  # headers and parameters of the request, in small letters
 
 
 class Proxy:
@@ -118,11 +119,14 @@ class Proxy:
             self._refuse(handler, fault)
             return
         upstream = HTTPConnection(self._upstream, timeout=60)
-        upstream.request(handler.command, handler.path, headers=dict(handler.headers))
+        passed = {name: value for name, value in handler.headers.items() if name.lower() not in fault.ignored}
+        place, _, query = handler.path.partition("?")
+        query = "&".join(part for part in query.split("&") if part.partition("=")[0].lower() not in fault.ignored)
+        upstream.request(handler.command, f"{place}?{query}" if query else place, headers=passed)
         response = upstream.getresponse()
         body = response.read()
         handler.send_response(response.status)
-        for name, value in {**dict(response.getheaders()), **fault.headers}.items():
+        for name, value in {**{name.lower(): value for name, value in response.getheaders()}, **fault.headers}.items():
             if name.lower() not in _PASSED:
                 handler.send_header(name, value)
         length = fault.headers.get("content-length") or response.headers.get("content-length")

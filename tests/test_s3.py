@@ -170,9 +170,10 @@ def test_pickled_weights_only_where_they_are_allowed(tmp_path: Path) -> None:
 class OnePage:
     """A client of S3 whose bucket holds *keys*; moto and S3 itself take any of them."""
 
-    def __init__(self, *keys: str) -> None:
-        """Remember *keys*."""
+    def __init__(self, *keys: str, etag: str | None = '"etag"') -> None:
+        """Remember *keys* and what to tell of each."""
         self._keys = keys
+        self._told = {"Size": 1, **({"ETag": etag} if etag else {})}
 
     def get_paginator(self, _: str) -> OnePage:
         """Be the paginator too."""
@@ -180,7 +181,7 @@ class OnePage:
 
     def paginate(self, **_: str) -> list[dict[str, list[dict[str, object]]]]:
         """List everything."""
-        return [{"Contents": [{"Key": key, "Size": 1, "ETag": '"etag"'} for key in self._keys]}]
+        return [{"Contents": [{"Key": key, **self._told} for key in self._keys]}]
 
 
 @pytest.mark.parametrize("name", ["../../etc/cron.d/x.json", "/etc/x.json", "a/../../x.json", "..", "a\0b.json"])
@@ -188,3 +189,12 @@ def test_a_key_that_leads_out_of_the_folder_is_refused(name: str) -> None:
     """Whoever may write into the bucket must not write elsewhere on this machine."""
     with pytest.raises(StartError, match=r"s3://bucket/org/model/ names .* which leads out of the model's folder"):
         s3.list_objects(OnePage("org/model/config.json", f"org/model/{name}"), LOCATION)
+
+
+def test_a_listing_without_etags_is_refused() -> None:
+    """Nothing else shows whether an object changes; other forms of an ETag are one."""
+    with pytest.raises(StartError, match=r"s3://bucket/org/model/ cannot be read: S3 told no ETag"):
+        s3.list_objects(OnePage("org/model/config.json", etag=None), LOCATION)
+    for form in ("a", '"a"', 'W/"a"'):
+        (entry,) = s3.list_objects(OnePage("org/model/config.json", etag=form), LOCATION)
+        assert entry.etag == '"a"'

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import shutil
 import time
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pytest
 from handler import s3_fetch, s3_model
 from handler.errors import StartError
 from handler.s3_model import fetch_description
-from tests.integration.tiny_bucket import KEY, RANGE, SIZE, URL, WEIGHTS, assert_whole, fetch, on_weights, put
+from tests.integration.tiny_bucket import KEY, RANGE, URL, WEIGHTS, assert_whole, fetch, on_weights, put
 from tests.s3_server import BUCKET, Fault, Proxy, Request
 
 
@@ -172,14 +170,17 @@ def test_a_truncated_object_is_refused(proxy: Proxy, tmp_path: Path) -> None:
         fetch(tmp_path)
 
 
-def test_an_object_that_changes_during_the_read_is_refused(proxy: Proxy, s3: Any, tmp_path: Path) -> None:
-    """Another upload in the middle; the next start reads the new content."""
+@pytest.mark.parametrize("ignored", [(), ("if-match",)], ids=["s3", "without-if-match"])
+def test_an_object_that_changes_during_the_read_is_refused(
+    proxy: Proxy, s3: Any, tmp_path: Path, ignored: tuple[str, ...]
+) -> None:
+    """Another upload in the middle, also where a store knows no If-Match; the next start reads the new content."""
     changed = WEIGHTS[::-1]
 
     def swap(request: Request) -> Fault | None:
         if request.key == KEY and request.first_byte == 4 * RANGE:
             put(s3, KEY, changed)
-        return None
+        return Fault(ignored=ignored)
 
     proxy.fault = swap
     with pytest.raises(StartError, match="it changed while it was read; start again"):
@@ -199,67 +200,24 @@ def test_a_changed_object_is_read_anew_at_the_next_start(s3: Any, tmp_path: Path
     assert_whole(fetch(tmp_path))
 
 
-def crc64(data: bytes) -> str:
-    """S3's default checksum."""
-    from awscrt.checksums import crc64nvme
+def test_a_refused_object_is_told_while_another_hangs(proxy: Proxy, s3: Any, tmp_path: Path) -> None:
+    """Before anything of the folder is touched."""
+    folder = fetch(tmp_path)
+    put(s3, "org/tiny/config.json", b'{"version": 2}')
+    put(s3, "org/tiny/a.json", b"{}")
 
-    return base64.b64encode(crc64nvme(data).to_bytes(8, "big")).decode()
-
-
-@pytest.mark.parametrize("algorithm", ["CRC32", "CRC32C", "CRC64NVME", "SHA256", "SHA1", None])
-def test_s3s_own_checksum_is_checked(
-    proxy: Proxy, s3: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, algorithm: str | None
-) -> None:
-    """Whichever the object has, else the MD5 that is its ETag; a DEBUG line names it."""
-    options = {"ChecksumAlgorithm": algorithm} if algorithm not in (None, "CRC64NVME") else {}
-    if algorithm == "CRC64NVME":  # moto does not compute it
-        proxy.fault = lambda request: (
-            Fault(headers={"x-amz-checksum-crc64nvme": crc64(WEIGHTS)})
-            if request.method == "HEAD" and request.key == KEY
-            else None
-        )
-    put(s3, KEY, WEIGHTS, **options)
-    with caplog.at_level(logging.DEBUG, "handler"):
-        assert_whole(fetch(tmp_path))
-    checked = {
-        vars(record)["object"]: vars(record)["checked"] for record in caplog.records if record.msg == "fetched_file"
-    }
-    assert checked[f"s3://{BUCKET}/{KEY}"] == f"size, {algorithm or 'MD5'}"
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        {"x-amz-checksum-crc32": base64.b64encode(zlib.crc32(b"other").to_bytes(4, "big")).decode()},
-        {"x-amz-checksum-crc64nvme": crc64(b"other")},
-        {"x-amz-checksum-sha256": base64.b64encode(b"\0" * 32).decode()},
-    ],
-    ids=["crc32", "crc64nvme", "sha256"],
-)
-def test_a_wrong_checksum_is_refused(proxy: Proxy, tmp_path: Path, header: dict[str, str]) -> None:
-    """Right length, other bytes than S3 was given."""
-    proxy.fault = lambda request: Fault(headers=header) if request.method == "HEAD" and request.key == KEY else None
-    with pytest.raises(StartError, match="than S3 keeps of it"):
-        fetch(tmp_path)
-    assert not list(tmp_path.rglob("model.safetensors"))
-
-
-def test_the_checksum_of_parts_is_checked(proxy: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """S3's "composite" ones: the first part's size, asked of S3, says where the parts begin."""
-    part = 2 * 2**20
-    crcs = b"".join(zlib.crc32(WEIGHTS[at : at + part]).to_bytes(4, "big") for at in range(0, SIZE, part))
-    composite = base64.b64encode(zlib.crc32(crcs).to_bytes(4, "big")).decode() + "-3"
-
-    def head(request: Request) -> Fault | None:
-        if request.method != "HEAD" or request.key != KEY:
+    def decide(request: Request) -> Fault | None:
+        if request.method != "HEAD":
             return None
-        length = {"content-length": str(part)} if "partNumber" in request.path else {}
-        return Fault(headers={"x-amz-checksum-crc32": composite, "x-amz-checksum-type": "COMPOSITE", **length})
+        return Fault(seconds=30) if request.key.endswith("a.json") else Fault(status=403, seconds=0.5)
 
-    proxy.fault = head
-    with caplog.at_level(logging.DEBUG, "handler"):
-        assert_whole(fetch(tmp_path))
-    assert "size, CRC32 of parts" in [vars(record).get("checked") for record in caplog.records]
+    proxy.fault = decide
+    begin = time.monotonic()
+    with pytest.raises(StartError, match="access denied"):
+        fetch(tmp_path)
+    assert time.monotonic() - begin < 10
+    s3.delete_object(Bucket=BUCKET, Key="org/tiny/a.json")
+    assert_whole(folder)
 
 
 @pytest.mark.usefixtures("proxy")
