@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from handler.errors import StartError
 from handler.model_patches import Patches, config_patch, length_patch
+from handler.module_list import read_modules
 from handler.trust import check_inside, pickled
 from handler.weights import check_safetensors
 
@@ -28,7 +29,6 @@ _POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-_ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
 _ACTIVATIONS = {"identity", "tanh", "relu", "gelu", "sigmoid", "silu"}  # torch.nn.modules.activation.*, in vLLM too
 _ENCODER_CONFIGS = tuple(
     f"sentence_{name}_config.json"
@@ -105,7 +105,7 @@ def _read_model_folder(
     prompts = _read_object(path / "config_sentence_transformers.json")
     encoder_file = next((name for name in _ENCODER_CONFIGS if (path / name).is_file()), _ENCODER_CONFIGS[0])
     encoder = _read_object(path / encoder_file)
-    modules = _read_modules(path)
+    modules = read_modules(path)
     tokenizer = _read_object(path / "tokenizer_config.json")
     _check_tokenizer(path, tokenizer, path / encoder_file, encoder)
     kinds = [kind for kind, _ in modules]
@@ -136,7 +136,10 @@ def _check_folder(path: Path) -> None:
         message = f"model folder {path} cannot be read: {exc.strerror}; give user {_user()} read access"
         raise StartError(message) from exc
     if "config.json" not in names:
-        message = f"model folder {path} has no config.json; EMBED_MODEL_PATH must name the folder that holds it"
+        remedy = "EMBED_MODEL_PATH must name the folder that holds it"
+        if read_modules(path):
+            remedy = "it belongs beside modules.json; download the model again"
+        message = f"model folder {path} has no config.json; {remedy}"
         raise StartError(message)
 
 
@@ -165,34 +168,6 @@ def _read_object(file: Path, *, required: bool = False) -> dict[str, Any]:
         message = f"{file} must hold a JSON object"
         raise StartError(message)
     return content
-
-
-def _read_modules(path: Path) -> list[tuple[str, str]]:
-    """Return (kind, folder) of each sentence-transformers module, in order."""
-    file = path / "modules.json"
-    if not file.is_file():
-        return []
-    try:
-        modules = [(str(module["type"]), str(module["path"])) for module in _read_json(file)]
-    except (TypeError, KeyError) as exc:
-        message = f"{file} is not a list of modules with type and path"
-        raise StartError(message) from exc
-    kinds = [name.rsplit(".", 1)[-1] for name, _ in modules]
-    for (name, folder), kind in zip(modules, kinds, strict=True):
-        check_inside(folder, file)
-        if kind == "Transformer" and folder.strip("./"):
-            message = (
-                f"{file}: the Transformer lies in {folder}, where vLLM does not look; "
-                "move its files to the root of the model's folder and leave its path empty"
-            )
-            raise StartError(message)
-        if kind not in _ORDER or not name.startswith(("sentence_transformers.", "custom_st.Transformer")):
-            message = f"{file}: module {name} is not one that vLLM computes ({', '.join(_ORDER)} are); not served"
-            raise StartError(message)
-    if kinds != sorted(kinds, key=_ORDER.index):
-        message = f"{file}: the order {', '.join(kinds)} is not what vLLM computes ({', '.join(_ORDER)}); not served"
-        raise StartError(message)
-    return [(kind, folder) for kind, (_, folder) in zip(kinds, modules, strict=True)]
 
 
 def _default_prompt_name(path: Path, prompts: dict[str, Any]) -> str | None:

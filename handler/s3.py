@@ -17,7 +17,7 @@ from handler.trust import check_inside, leads_out, pickled
 SCHEME = "s3://"
 # Bucket names by S3's naming rules; access points by ARN have a `:`.
 _BUCKET = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,254}|arn:aws[a-z-]*:s3[a-z0-9:/._-]+")
-_ARN = re.compile(r"(arn:[^/]+:(?:accesspoint|outpost)/[^/]+)(?:/(.*))?")
+_ARN = re.compile(r"(arn:[^/]+:(?:accesspoint/|outpost/[^/]+/accesspoint/)[^/]+)(?:/(.*))?")
 # What tokenizers, sentence-transformers and a model's own code are made of; model cards, pictures and copies of the
 # weights for other programs (onnx/, openvino/, *.h5, *.msgpack, *.gguf, *.pt) are not.
 _PARTS = (
@@ -32,6 +32,8 @@ _BIN_INDEX = "pytorch_model.bin.index.json"
 _MODULE_WEIGHTS = (_SINGLE, "pytorch_model.bin")
 _ROOT_WEIGHTS = (_SINGLE, "model-*-of-*.safetensors", "*.safetensors", "pytorch_model*.bin")
 _PICKLED = ".bin"
+_MODULES = "modules.json"
+_MODULE = re.compile(r"\d+_\w+")  # the folder of a sentence-transformers module, which has a config.json too
 _NOT_STREAMED = "leave EMBED_LOAD_FORMAT at auto"
 
 
@@ -78,7 +80,8 @@ def parse_s3_url(url: str) -> S3Location:
     arn = _ARN.fullmatch(rest)
     bucket, prefix = (arn[1], arn[2] or "") if arn else rest.partition("/")[::2]
     prefix = prefix.removesuffix("/")
-    if not _BUCKET.fullmatch(bucket) or "//" in f"/{prefix}" or re.search(r"[\x00-\x1f?#]", prefix):
+    wrong_arn = arn is None and bucket.startswith("arn:")
+    if wrong_arn or not _BUCKET.fullmatch(bucket) or "//" in f"/{prefix}" or re.search(r"[\x00-\x1f?#]", prefix):
         message = f"EMBED_MODEL_PATH: {url!r} is not of the form s3://bucket/prefix/"
         raise StartError(message)
     return S3Location(bucket, f"{prefix}/" if prefix else "")
@@ -105,11 +108,26 @@ def list_objects(client: Any, location: S3Location) -> list[S3Object]:
     for entry in found:
         check_inside(entry.name, location.url)
     if not any(entry.name == "config.json" for entry in found):
-        deeper = sorted({entry.name.rpartition("/")[0] for entry in found if entry.name.endswith("/config.json")})
-        hint = f" (there is one under {deeper[0]}/)" if deeper else ""
-        message = f"{location.url} has no config.json{hint}; EMBED_MODEL_PATH must name the prefix that holds it"
+        message = f"{location.url} {_without_config(found)}"
         raise StartError(message)
     return found
+
+
+def _without_config(objects: Iterable[S3Object]) -> str:
+    """Say what to do about a root without config.json: other folders may be models, but not the modules of one."""
+    names = [entry.name for entry in objects]
+    folders = sorted(name.rpartition("/")[0] for name in names if name.endswith("/config.json"))
+    if _MODULES in names:
+        transformer = next((folder for folder in folders if folder.endswith("_Transformer")), None)
+        if transformer is None:
+            return f"has no config.json, which belongs beside {_MODULES}; upload the whole model"
+        return (
+            f"has its Transformer in {transformer}, where vLLM does not look; move its files beside {_MODULES} and "
+            "leave its path there empty"
+        )
+    models = [folder for folder in folders if not _MODULE.fullmatch(PurePosixPath(folder).name)]
+    hint = f" (there is one under {models[0]}/)" if models else ""
+    return f"has no config.json{hint}; EMBED_MODEL_PATH must name the prefix that holds it"
 
 
 def etag_of(answer: Mapping[str, Any], what: str) -> str:
@@ -151,11 +169,11 @@ def choose_modules(objects: Iterable[S3Object], folder: Path, *, allow_pickled: 
 
 def _module_paths(folder: Path) -> list[str]:
     try:
-        modules = json.loads((folder / "modules.json").read_bytes())
-        paths = [str(module["path"]).strip("/") for module in modules]
+        modules = json.loads((folder / _MODULES).read_bytes())
+        paths = [str(PurePosixPath(str(module["path"]).strip("/"))) for module in modules]  # without "./"
     except (OSError, ValueError, TypeError, KeyError):
         return []  # none, or a broken one, which reading the folder refuses by name
-    return [path for path in dict.fromkeys(paths) if path and not leads_out(path)]
+    return [path for path in dict.fromkeys(paths) if path != "." and not leads_out(path)]
 
 
 def choose_weights(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from handler.aws import client, has_credentials, unsigned
+from handler.module_list import read_modules
 from handler.s3 import (
     S3Object,
     check_streamed,
@@ -65,6 +66,7 @@ def fetch_description(
             objects = _listed(source)  # the bucket may have changed meanwhile
         parts = choose_parts(objects)
         fetch(source, parts, turn, what="configuration")
+        read_modules(folder)  # before the weights of modules that are not served
         modules = choose_modules(objects, folder, allow_pickled=allow_pickled)
         if modules:
             fetch(source, modules, turn, what="modules")

@@ -175,6 +175,17 @@ def test_a_sound_folder_is_not_touched(folders: Path) -> None:
     assert overlay(folder.path, folder.patches) is folder.path
 
 
+def test_a_root_without_config_is_told_what_its_modules_say(folders: Path, tmp_path: Path) -> None:
+    """The Transformer's folder alone would be pooled as vLLM likes."""
+    folder = edited(folders, tmp_path, "bert-matryoshka", config=None)
+    with pytest.raises(StartError, match=r"has no config\.json; it belongs beside modules\.json"):
+        read_model_folder(folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([modules[0] | {"path": "0_Transformer"}, *modules[1:]]))
+    with pytest.raises(StartError, match="the Transformer lies in 0_Transformer"):
+        read_model_folder(folder)
+
+
 def test_broken_folders_are_named(tmp_path: Path) -> None:
     """Each with what to do."""
     with pytest.raises(StartError, match="does not exist; set EMBED_MODEL_PATH"):

@@ -41,6 +41,11 @@ def names(objects: list[S3Object]) -> list[str]:
             "arn:aws:s3:eu-central-1:123456789012:accesspoint/models",
             "org/model/",
         ),
+        (
+            "s3://arn:aws:s3-outposts:eu-central-1:123456789012:outpost/op-1/accesspoint/models/org/model",
+            "arn:aws:s3-outposts:eu-central-1:123456789012:outpost/op-1/accesspoint/models",
+            "org/model/",
+        ),
     ],
 )
 def test_the_forms_of_a_location(url: str, bucket: str, prefix: str) -> None:
@@ -50,7 +55,11 @@ def test_the_forms_of_a_location(url: str, bucket: str, prefix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://", "s3:///model", "s3://b", "s3://bucket//model", "s3://a b/model", "s3://b?x/y"]
+    "url",
+    [
+        *("s3://", "s3:///model", "s3://b", "s3://bucket//model", "s3://a b/model", "s3://b?x/y"),
+        *("s3://arn:aws:s3-outposts:r:1:outpost/op-1/bucket/b", "s3://arn:aws:s3:::bucket/org/model"),
+    ],
 )
 def test_what_is_not_a_location(url: str) -> None:
     """Told with the form that is."""
@@ -79,7 +88,7 @@ def test_the_description_is_chosen() -> None:
 
 def test_modules_come_with_their_weights(tmp_path: Path) -> None:
     """The folders that modules.json names, whatever they are called; safetensors before its copy."""
-    paths = ["", "1_Pooling", "heads/dense", "2_Dense", "../outside"]
+    paths = ["", "./1_Pooling/", "heads/dense", "2_Dense", "../outside"]
     (tmp_path / "modules.json").write_text(json.dumps([{"path": path} for path in paths]))
     wanted = ["1_Pooling/config.json", "heads/dense/config.json", "heads/dense/model.safetensors"]
     wanted += ["2_Dense/config.json", "2_Dense/model.safetensors"]
@@ -198,3 +207,21 @@ def test_a_listing_without_etags_is_refused() -> None:
     for form in ("a", '"a"', 'W/"a"'):
         (entry,) = s3.list_objects(OnePage("org/model/config.json", etag=form), LOCATION)
         assert entry.etag == '"a"'
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ["modules.json", "0_Transformer/config.json", "1_Pooling/config.json"],
+            "its Transformer in 0_Transformer, wh",
+        ),
+        (["modules.json", "1_Pooling/config.json"], "which belongs beside modules.json; upload the whole model"),
+        (["1_Pooling/config.json"], r"has no config\.json; EMBED_MODEL_PATH must name"),
+        (["v1/1_Pooling/config.json", "v1/config.json"], r"\(there is one under v1/\); EMBED_MODEL_PATH must name"),
+    ],
+)
+def test_a_module_is_not_taken_for_the_model(names: list[str], said: str) -> None:
+    """Its config.json is none: a server of 0_Transformer would pool as vLLM likes."""
+    with pytest.raises(StartError, match=said):
+        s3.list_objects(OnePage(*(f"org/model/{name}" for name in names)), LOCATION)

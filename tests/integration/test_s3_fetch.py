@@ -118,6 +118,20 @@ def test_a_streaming_start_looks_for_the_weights_too(s3: Any, tmp_path: Path) ->
         fetch_description(url, tmp_path, attempts=3, stream="all")
 
 
+def test_a_transformer_in_a_folder_is_refused_before_its_weights_are_fetched(
+    proxy: Proxy, s3: Any, tmp_path: Path
+) -> None:
+    """With the reason that a mounted folder gets."""
+    prefix = "other/deeper/"
+    modules = [{"type": "sentence_transformers.models.Transformer", "path": "0_Transformer"}]
+    put(s3, f"{prefix}config.json", b"{}")
+    put(s3, f"{prefix}modules.json", json.dumps(modules).encode())
+    put(s3, f"{prefix}0_Transformer/model.safetensors", WEIGHTS)
+    with pytest.raises(StartError, match="the Transformer lies in 0_Transformer"):
+        fetch(tmp_path, url=f"s3://{BUCKET}/{prefix}")
+    assert not proxy.ranges(f"{prefix}0_Transformer/model.safetensors")
+
+
 def test_finished_shards_are_not_read_again(proxy: Proxy, s3: Any, tmp_path: Path) -> None:
     """After a start that failed at the second one."""
     first, second = (f"other/sharded/model-0000{number}-of-00002.safetensors" for number in (1, 2))
