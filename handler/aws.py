@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+_USER = re.compile(r"""(\w+://).*@|[^\s"']+@""")
 
 
 def client(service: str, *, attempts: int, **config: Any) -> Any:
@@ -42,5 +45,10 @@ def refusal(exc: Exception) -> str | None:
 
     if not isinstance(exc, ClientError):
         return None
-    code: str = exc.response.get("Error", {}).get("Code", "unknown")
-    return code
+    status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "unknown")
+    return str(exc.response.get("Error", {}).get("Code") or status)  # a proxy's answer has only the status
+
+
+def told(exc: Exception) -> str:
+    """Return the message of *exc* without the user and password that a URL of an endpoint or proxy may have."""
+    return _USER.sub(r"\1***@", str(exc))

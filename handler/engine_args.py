@@ -92,6 +92,10 @@ _REMEDIES = {
         "unsupported",
         "no other way to handle",
     ): "this vLLM does not serve that architecture or choice",
+    ("file access error",): (  # the streaming loader's only words
+        "an object was cut off, changed or refused while it was streamed; start again, or leave EMBED_LOAD_FORMAT at "
+        "auto, which tells what it was"
+    ),
     ("missingweights",): "download the model again; if they are there, this vLLM cannot serve it",
     ("attempted to load weight", "size mismatch"): "config.json and the weights do not belong together; download again",
     (

@@ -32,6 +32,8 @@ _BIN_INDEX = "pytorch_model.bin.index.json"
 _MODULE_WEIGHTS = (_SINGLE, "pytorch_model.bin")
 _ROOT_WEIGHTS = (_SINGLE, "model-*-of-*.safetensors", "*.safetensors", "pytorch_model*.bin")
 _PICKLED = ".bin"
+_NAME_BYTES = 200  # of the 255 that file systems have; the rest is a digest
+_LISTING = {"Name", "KeyCount", "IsTruncated", "Contents"}  # what an answer with a listing has some of
 _MODULES = "modules.json"
 _MODULE = re.compile(r"\d+_\w+")  # the folder of a sentence-transformers module, which has a config.json too
 _NOT_STREAMED = "leave EMBED_LOAD_FORMAT at auto"
@@ -52,6 +54,7 @@ class S3Location:
     def folder(self, cache: Path) -> Path:
         """Name the local folder that keeps what is read from here; the same one at every start."""
         name = re.sub(r"[^\w.-]", "_", PurePosixPath(self.prefix or self.bucket).name)
+        name = name.encode()[:_NAME_BYTES].decode(errors="ignore")
         return cache / "s3" / f"{name}-{hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
 
 
@@ -91,11 +94,14 @@ def list_objects(client: Any, location: S3Location) -> list[S3Object]:
     """Return every object under *location*; folder markers, which are empty and end in `/`, are left out.
 
     Raises:
-        StartError: there is none, no config.json among them, one without ETag, or one whose name leads out of the local
-            folder.
+        StartError: it is no listing, there is no object, no config.json among them, one without ETag, or one whose
+            name leads out of the local folder.
         botocore.exceptions.BotoCoreError, ClientError: S3 was not reached or refused.
     """
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=location.bucket, Prefix=location.prefix)
+    pages = list(client.get_paginator("list_objects_v2").paginate(Bucket=location.bucket, Prefix=location.prefix))
+    if not any(page.keys() & _LISTING for page in pages):
+        message = f"{location.url} cannot be read: what answered is no S3; check AWS_ENDPOINT_URL and proxies"
+        raise StartError(message)
     found = [
         S3Object(entry["Key"], entry["Key"][len(location.prefix) :], entry["Size"], etag_of(entry, location.url))
         for page in pages

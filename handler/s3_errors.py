@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from handler.aws import refusal
+from handler.aws import refusal, told
 from handler.errors import StartError
 from handler.s3 import S3Location
 
@@ -81,11 +81,15 @@ def _refused(exc: Any, code: str, location: S3Location, attempts: int, anonymous
         **dict.fromkeys(_CHANGED, "it changed while it was read; start again when its upload has finished"),
         "NoSuchBucket": "there is no such bucket; check EMBED_MODEL_PATH, and AWS_ENDPOINT_URL if it is set",
         **dict.fromkeys(("NoSuchKey", "404"), deleted),
-        "400": "S3 refused (400); the AWS credentials may have expired, or a caller's own key encrypts the object",
+        "400": "S3 refused (400); the AWS credentials may have expired, the KMS key that encrypts the object may be "
+        "disabled, or a caller's own key encrypts it",
+        "407": "a proxy wants a name and password (407); check HTTP_PROXY and HTTPS_PROXY",
         "InvalidObjectState": "it is archived; restore it to a storage class that can be read at once",
         "RequestTimeTooSkewed": "this machine's clock is wrong; set it",
         "InvalidBucketName": "that is not a bucket's name; check EMBED_MODEL_PATH",
     }
+    if code.startswith("KMS."):
+        return f"the KMS key that encrypts it cannot be used ({code}); enable that key, or upload it with another"
     return causes.get(code, f"S3 refused with {code}")
 
 
@@ -99,17 +103,17 @@ def _not_reached(exc: Exception, attempts: int) -> str:
     from botocore import exceptions as boto  # noqa: PLC0415 - see above
 
     remedies: dict[tuple[type[Exception], ...], str] = {
-        (boto.SSLError,): "the TLS certificate is not trusted; set AWS_CA_BUNDLE, or check AWS_ENDPOINT_URL",
+        (boto.SSLError,): _without_tls(exc),
         (boto.NoCredentialsError, boto.PartialCredentialsError): "AWS credentials are missing or incomplete; give the "
         "container a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         (boto.CredentialRetrievalError, boto.MetadataRetrievalError, boto.UnauthorizedSSOTokenError): "AWS credentials "
         "cannot be fetched; check the container's role",
-        (boto.ProfileNotFound, boto.ConfigNotFound, boto.ConfigParseError): f"AWS configuration: {exc}",
-        (boto.NoRegionError, boto.InvalidRegionError): f"{exc}; set AWS_DEFAULT_REGION to the bucket's region",
-        (ValueError,): f"{exc}; check AWS_ENDPOINT_URL",  # botocore has no class of its own for it
+        (boto.ProfileNotFound, boto.ConfigNotFound, boto.ConfigParseError): f"AWS configuration: {told(exc)}",
+        (boto.NoRegionError, boto.InvalidRegionError): f"{told(exc)}; set AWS_DEFAULT_REGION to the bucket's region",
+        (ValueError,): f"{told(exc)}; check AWS_ENDPOINT_URL",  # botocore has no class of its own for it
         (boto.ParamValidationError,): "that is not a bucket's name; check EMBED_MODEL_PATH",
         (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError): f"no connection in "
-        f"{attempts} attempts ({exc}); the container needs a route to S3: check its network (a VPC needs an S3 "
+        f"{attempts} attempts ({told(exc)}); the container needs a route to S3: check its network (a VPC needs an S3 "
         "endpoint or NAT), AWS_DEFAULT_REGION, and AWS_ENDPOINT_URL if it is set",
     }
     found = next((remedy for kinds, remedy in remedies.items() if isinstance(exc, kinds)), None)
@@ -118,4 +122,10 @@ def _not_reached(exc: Exception, attempts: int) -> str:
     if is_passing(exc):
         broken = f"the connection broke in each of {attempts} attempts ({type(exc).__name__})"
         return f"{broken}; start again, or raise EMBED_HTTP_REQUEST_RETRIES"
-    return f"{type(exc).__name__}: {exc}"
+    return f"{type(exc).__name__}: {told(exc)}"
+
+
+def _without_tls(exc: Exception) -> str:
+    if "WRONG_VERSION_NUMBER" in str(exc):
+        return "what answers speaks no TLS; write http:// in AWS_ENDPOINT_URL if that is meant, or check proxies"
+    return "the TLS certificate is not trusted; set AWS_CA_BUNDLE, or check AWS_ENDPOINT_URL"

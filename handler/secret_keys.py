@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from handler.access import Access, key_problem
-from handler.aws import client, refusal
+from handler.aws import client, refusal, told
 from handler.errors import StartError
 from handler.logs import where
 
@@ -59,16 +59,16 @@ class SecretKeys:
         except (BotoCoreError, ClientError) as exc:
             code = refusal(exc)
             grant = "; grant secretsmanager:GetSecretValue" if code and code.startswith("AccessDenied") else ""
-            reason = f" ({code}){grant}" if code else f": {exc}"
+            reason = f" ({code}){grant}" if code else f": {told(exc)}"
             message = f"EMBED_API_KEYS_SECRET_ID: {self._secret_id} cannot be read{reason}"
             raise StartError(message) from exc
-        told = f"EMBED_API_KEYS_SECRET_ID: {self._secret_id}"
+        about = f"EMBED_API_KEYS_SECRET_ID: {self._secret_id}"
         try:
             keys, problem = _keys(answer.get("SecretString"))
         except ValueError as exc:
-            message = f"{told} {exc}"
+            message = f"{about} {exc}"
             raise StartError(message) from None
-        return keys, problem and f"{told} {problem}"
+        return keys, problem and f"{about} {problem}"
 
     def keep_fresh(self, access: Access, every_s: float) -> None:
         """Read again every *every_s* seconds in a thread of its own; *access* keeps its keys where that fails."""

@@ -64,6 +64,7 @@ class Fault:
 
     status: int | None = None
     code: str = ""
+    body: str = ""  # instead of the error as S3 writes it
     cut_after: int | None = None  # bytes of the body, then the connection is closed
     seconds: float = 0  # of silence before anything else
     body_seconds: float = 0  # of silence before it is closed
@@ -142,7 +143,8 @@ class Proxy:
                 handler.connection.shutdown(socket.SHUT_RDWR)
 
     def _refuse(self, handler: BaseHTTPRequestHandler, fault: Fault) -> None:
-        body = f"<?xml version='1.0'?><Error><Code>{fault.code}</Code><Message>told so</Message></Error>".encode()
+        error = f"<?xml version='1.0'?><Error><Code>{fault.code}</Code><Message>told so</Message></Error>"
+        body = (fault.body or error).encode()
         handler.send_response(fault.status or 0)
         handler.send_header("Content-Type", "application/xml")
         for name, value in fault.headers.items():

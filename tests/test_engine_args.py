@@ -65,6 +65,7 @@ def test_a_long_value_is_shortened() -> None:
             "MAX_NUM_BATCHED_TOKENS to at least",
         ),
         ("User-specified max_model_len (1024) is greater than the derived", "EMBED_MAX_MODEL_LEN to at most"),
+        ("b'File access error'", "while it was streamed; start again"),
         ("something that nobody has seen yet", "LOG_LEVEL=DEBUG"),
     ],
 )

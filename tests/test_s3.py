@@ -80,6 +80,13 @@ def test_each_location_has_its_folder(tmp_path: Path) -> None:
     assert all(folder.name.startswith("bge_") for folder in folders)
 
 
+@pytest.mark.parametrize("letter", ["x", "é", "模"])
+def test_a_long_name_fits_into_a_file_system(tmp_path: Path, letter: str) -> None:
+    """Keys may have 1024 bytes, names of folders 255."""
+    folder = S3Location("bucket", f"{letter * 300}/").folder(tmp_path)
+    folder.with_name(f"{folder.name}-streamed").mkdir(parents=True)
+
+
 def test_the_description_is_chosen() -> None:
     """Configuration and tokenizer; no cards, pictures, results, or copies for other programs."""
     found = listing(*DESCRIPTION, *RUBBISH, "model.safetensors", "pytorch_model.bin")

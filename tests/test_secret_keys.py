@@ -101,6 +101,15 @@ def test_a_secret_that_may_not_be_read_names_the_right(secrets: Any, monkeypatch
         keys.read()
 
 
+@pytest.mark.usefixtures("secrets")
+def test_the_password_of_an_endpoint_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy's, say, that nobody reaches."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:hidden@127.0.0.1:9")
+    with pytest.raises(StartError, match=r"//\*\*\*@127") as refused:
+        SecretKeys("keys", attempts=1).read()
+    assert "hidden" not in str(refused.value)
+
+
 def test_what_goes_wrong_later_is_told_once_and_the_keys_stay(secrets: Any, caplog: pytest.LogCaptureFixture) -> None:
     """One line when it begins and one when it ends."""
     caplog.set_level(logging.INFO, "handler")

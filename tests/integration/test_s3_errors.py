@@ -43,6 +43,8 @@ def test_a_wrong_url_is_told(tmp_path: Path, url: str, said: str) -> None:
         (Fault(status=404, code="NoSuchKey"), "it was deleted while it was read"),
         (Fault(status=403, code="InvalidObjectState"), "it is archived"),
         (Fault(status=403, code="RequestTimeTooSkewed"), "clock is wrong"),
+        (Fault(status=400, code="KMS.DisabledException"), "the KMS key that encrypts it cannot be used"),
+        (Fault(status=407, body="<html>log in</html>"), r"a proxy wants a name and password \(407\)"),
         (Fault(status=418, code="Odd"), "S3 refused with Odd"),
     ],
     ids=lambda value: value.code if isinstance(value, Fault) else "",
@@ -83,6 +85,28 @@ def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StartError, match=r"no connection in 2 attempts .*the container needs a route to S3"):
         fetch(tmp_path, attempts=2)
+
+
+def test_what_is_no_s3_is_told(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that answers 200, and an endpoint without TLS."""
+    proxy.fault = lambda _: Fault(status=200, body="<html>welcome</html>")
+    with pytest.raises(StartError, match="what answered is no S3; check AWS_ENDPOINT_URL"):
+        fetch(tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url.replace("http:", "https:"))
+    with pytest.raises(StartError, match="speaks no TLS; write http:// in AWS_ENDPOINT_URL"):
+        fetch(tmp_path)
+
+
+@pytest.mark.usefixtures("proxy")
+@pytest.mark.parametrize("endpoint", ["http://me:hidden@127.0.0.1:9", "http//me:hidden@127.0.0.1"])
+def test_the_password_of_an_endpoint_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    """Nobody reaches it, or it is none."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(StartError, match=r"\*\*\*@127") as refused:
+        fetch(tmp_path, attempts=1)
+    assert "hidden" not in str(refused.value)
 
 
 @pytest.mark.usefixtures("proxy")
