@@ -21,7 +21,7 @@ from handler.lifecycle import Lifecycle
 from handler.model_folder import ModelFolder, read_model_folder
 from handler.prompts import Prompts
 from handler.service import LoadedModel
-from handler.settings import Settings, cache_dir, use_vllm_cache, vllm_cache_root
+from handler.settings import Settings, cache_dir, stream_unsigned, use_vllm_cache, vllm_cache_root
 from handler.strands import Lull
 from handler.tokenization import TextTokenizer
 from handler.tokenizer_files import load_tokenizer
@@ -144,6 +144,8 @@ def _locate(settings: Settings) -> tuple[Located, ModelFolder]:
         load_format=settings.load_format,
         allow_pickled=allow_pickled,
     )
+    if located.streamed_from is not None and located.anonymous:
+        stream_unsigned()
     folder = read_model_folder(located.folder, matryoshka=settings.matryoshka_dimensions, allow_pickled=allow_pickled)
     if located.fetch_weights is None and located.streamed_from is None:
         read_ahead(check_weights(folder.path, allow_pickled=allow_pickled))

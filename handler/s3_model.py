@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from handler.aws import client, has_credentials, unsigned
+from handler.errors import StartError
 from handler.module_list import read_modules
 from handler.s3 import (
     S3Object,
@@ -25,6 +26,7 @@ from handler.s3_fetch import READERS, Source, attempted, fetch
 from handler.s3_folder import Turn, clear, is_finished, read_record
 
 _READ_TIMEOUT_S = 20
+_ALIAS = "write the access point's alias, or leave EMBED_LOAD_FORMAT at auto"
 
 # Every *.safetensors of the root, or those that were saved for each rank, of which an index says nothing.
 Stream = Literal["all", "ranks"]
@@ -37,6 +39,7 @@ class Described:
     folder: Path
     fetch_weights: Callable[[], None]  # into the folder; nothing is left to fetch where the engine reads them itself
     release: Callable[[], None]
+    anonymous: bool  # without credentials: the bucket is read as everybody may read it
 
 
 def fetch_description(
@@ -55,6 +58,9 @@ def fetch_description(
         StartError: with cause and remedy.
     """
     location = parse_s3_url(url)
+    if stream and ":" in location.bucket:
+        message = f"EMBED_MODEL_PATH: the streaming loader takes no ARN as bucket ({location.bucket}); {_ALIAS}"
+        raise StartError(message)
     source = _source(url, attempts)
     folder = location.folder(cache)
     if stream:  # a folder of its own: here the weights that another process has fetched would be rubbish
@@ -87,7 +93,7 @@ def fetch_description(
                 fetch(source, weights, turn, what="weights")
                 turn.end()
 
-    return Described(folder, fetch_weights, turn.release)
+    return Described(folder, fetch_weights, turn.release, source.anonymous)
 
 
 @contextmanager

@@ -278,6 +278,11 @@ def use_vllm_cache(root: Path) -> None:
     os.environ["VLLM_CACHE_ROOT"] = str(root)
 
 
+def stream_unsigned() -> None:
+    """Let vLLM's streaming loader read buckets without credentials, for which it does not look by itself."""
+    os.environ.setdefault("RUNAI_STREAMER_S3_UNSIGNED", "1")
+
+
 def cache_dir(settings: Settings) -> Path:
     """Return the folder of everything that a later start can use again."""
     if settings.cache_dir is not None:

@@ -45,6 +45,7 @@ class Located:
     folder: Path
     fetch_weights: Callable[[], None] | None = None  # None: they are in the folder
     streamed_from: str | None = None  # the engine reads the weights itself, from here
+    anonymous: bool = False  # there are no credentials for that
     release: Callable[[], None] = _nothing  # when everything is loaded: other processes may change the folder then
 
 
@@ -69,7 +70,8 @@ def locate_model(
         described = fetch_description(model_path, cache, attempts=attempts, stream=stream, allow_pickled=allow_pickled)
         if stream:
             url = parse_s3_url(model_path).url
-            return Located(described.folder, streamed_from=url, release=described.release)
+            release, anonymous = described.release, described.anonymous
+            return Located(described.folder, streamed_from=url, anonymous=anonymous, release=release)
         return Located(described.folder, described.fetch_weights, release=described.release)
     if model_path is not None:
         return Located(Path(model_path))

@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "s3_errors": {"aws", "errors", "s3"},
     "s3_folder": {"errors", "s3"},
     "s3_fetch": {"errors", "s3", "s3_checks", "s3_errors", "s3_folder"},
-    "s3_model": {"aws", "module_list", "s3", "s3_errors", "s3_fetch", "s3_folder"},
+    "s3_model": {"aws", "errors", "module_list", "s3", "s3_errors", "s3_fetch", "s3_folder"},
     "access": {"errors"},
     "secret_keys": {"access", "aws", "errors", "logs"},
     "lifecycle": {"errors"},

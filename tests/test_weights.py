@@ -154,3 +154,10 @@ def test_a_streaming_loader_that_is_not_installed_is_refused(model_path: str, mo
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(StartError, match="pip install runai-model-streamer"):
         locate(model_path, "runai_streamer")
+
+
+def test_an_access_point_s_arn_cannot_be_streamed_from() -> None:
+    """The loader takes what is before the first slash for the bucket; refused before anything is read."""
+    pytest.importorskip("runai_model_streamer_s3")
+    with pytest.raises(StartError, match=r"takes no ARN as bucket .* write the access point's alias, or leave"):
+        locate("s3://arn:aws:s3:eu-central-1:123456789012:accesspoint/models/bge", "runai_streamer")

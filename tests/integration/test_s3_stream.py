@@ -6,6 +6,7 @@ from pathlib import Path
 
 import boto3
 import numpy as np
+import pytest
 import runai_model_streamer_s3
 
 from tests import models
@@ -16,14 +17,21 @@ from tests.server import Server
 TEXT = "Where is the Eiffel Tower?"
 
 
-def test_weights_are_streamed_past_the_disk(folders: Path, tmp_path: Path) -> None:
-    """Configuration, tokenizer and modules are fetched, the weights go from the bucket into the engine."""
+NOBODY = {"AWS_SHARED_CREDENTIALS_FILE": "/nowhere", "AWS_DEFAULT_REGION": CREDENTIALS["AWS_DEFAULT_REGION"]}
+
+
+@pytest.mark.parametrize("who", [CREDENTIALS, NOBODY], ids=["credentials", "nobody"])
+def test_weights_are_streamed_past_the_disk(folders: Path, tmp_path: Path, who: dict[str, str]) -> None:
+    """Configuration, tokenizer and modules are fetched, the weights go from the bucket into the engine.
+
+    So they do from a public bucket without credentials.
+    """
     assert runai_model_streamer_s3  # its half for S3 is a package of its own
     model = models.build("modernbert-dense", folders)
     with moto_server() as url:
         client = boto3.Session("x", "x", region_name="us-east-1").client("s3", endpoint_url=url)
-        client.create_bucket(Bucket=BUCKET)
-        upload(client, model, "tiny/")
+        client.create_bucket(Bucket=BUCKET, ACL="public-read")
+        upload(client, model, "tiny/", ACL="public-read")
         settings = {
             "EMBED_MODEL_PATH": f"s3://{BUCKET}/tiny/",
             "EMBED_LOAD_FORMAT": "runai_streamer",
@@ -31,7 +39,7 @@ def test_weights_are_streamed_past_the_disk(folders: Path, tmp_path: Path) -> No
             "AWS_ENDPOINT_URL": url,
             "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
             "AWS_EC2_METADATA_DISABLED": "true",
-            **CREDENTIALS,
+            **who,
         }
         with Server(**settings) as server:
             server.wait_ready()
