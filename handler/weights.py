@@ -100,16 +100,22 @@ def check_weights(folder: Path, *, allow_pickled: bool = False) -> list[Path]:
     """Return the weight files in *folder*, after a look at each safetensors header (no tensor is read).
 
     Raises:
-        StartError: no weights, a shard that is missing or outside, a file that is cut off or not safetensors, or
-            pickled weights that are not allowed.
+        StartError: no weights, a shard that is missing, outside or without a tensor of the index, a file that is cut
+            off or not safetensors, or pickled weights that are not allowed.
     """
     index = folder / _INDEX
+    promised: dict[Path, set[str]] = {}
     if (folder / _SINGLE).is_file():  # which Transformers takes, whatever lies beside it
         files = [folder / _SINGLE]
+    elif index.is_file():
+        promised = _indexed(index)
+        files = list(promised)
     else:
-        files = _indexed(index) if index.is_file() else _numbered(sorted(folder.glob("*.safetensors")))
+        files = _numbered(sorted(folder.glob("*.safetensors")))
     for file in files:
-        check_safetensors(file)
+        if lacking := sorted(promised.get(file, set()) - check_safetensors(file)):
+            message = f"{file} has no {lacking[0]}, though the index names it there; download the model again"
+            raise StartError(message)
     if not files:
         there = sorted([*folder.glob("*.bin"), *folder.glob("*.pt")])  # where vLLM looks then
         files = [file for file in there if file.name not in _NO_WEIGHTS]
@@ -143,25 +149,31 @@ def _numbered(files: list[Path]) -> list[Path]:
     return files
 
 
-def _indexed(index: Path) -> list[Path]:
+def _indexed(index: Path) -> dict[Path, set[str]]:
+    """Return the shards that *index* names, in order, and the names of the tensors that it promises in each."""
     try:
-        names = sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
+        weight_map = {str(tensor): str(name) for tensor, name in json.loads(index.read_bytes())["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         message = f"{index} is broken; download the model again"
         raise StartError(message) from exc
-    for name in names:
+    shards: dict[Path, set[str]] = {}
+    for tensor, name in sorted(weight_map.items(), key=lambda item: item[1]):
         check_inside(name, index)
-    return [index.parent / name for name in names]
+        shards.setdefault(index.parent / name, set()).add(tensor)
+    return shards
 
 
-def check_safetensors(file: Path) -> None:
-    """Compare the length that the header promises with the file's. Format: huggingface/safetensors."""
+def check_safetensors(file: Path) -> set[str]:
+    """Compare the length that the header promises with the file's; return the names of its tensors.
+
+    Format: huggingface/safetensors.
+    """
     try:
         with file.open("rb") as stream:
             header_bytes = int.from_bytes(stream.read(8), "little")
             header: dict[str, Any] = json.loads(stream.read(min(header_bytes, _HEADER_LIMIT_BYTES)))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        whole = file.stat().st_size == 8 + header_bytes + max(ends, default=0)
+        ends = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
+        whole = file.stat().st_size == 8 + header_bytes + max(ends.values(), default=0)
     except FileNotFoundError as exc:
         message = f"{file} is missing, though the index names it; download the model again"
         raise StartError(message) from exc
@@ -169,10 +181,11 @@ def check_safetensors(file: Path) -> None:
         message = f"{file} cannot be read: {exc.strerror}"
         raise StartError(message) from exc
     except (ValueError, LookupError, TypeError, AttributeError):
-        whole = False
+        whole, ends = False, {}
     if not whole:
         message = f"{file} is cut off or not a safetensors file; download the model again"
         raise StartError(message)
+    return set(ends)
 
 
 def read_ahead(files: list[Path]) -> None:

@@ -41,7 +41,7 @@ def test_whole_files_pass(tmp_path: Path) -> None:
     two = saved(tmp_path / "b.safetensors")
     assert weights.check_weights(tmp_path) == [two]
     saved(tmp_path / "c.safetensors")
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "b.safetensors"}}))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": "b.safetensors"}}))
     assert weights.check_weights(tmp_path) == [two]
     assert weights.beside_weights(tmp_path, "auto") == {"c.safetensors"}
     one = saved(tmp_path / "model.safetensors")
@@ -101,6 +101,15 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
         weights.check_weights(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(StartError, match="is broken"):
+        weights.check_weights(tmp_path)
+
+
+def test_a_tensor_that_its_shard_lacks_is_named(tmp_path: Path) -> None:
+    """The index belongs to other shards: vLLM would fail late, or not at all."""
+    saved(tmp_path / "a.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": "a.safetensors", "v": "a.safetensors"}}))
+    with pytest.raises(StartError, match=r"a\.safetensors has no v, though the index names it there"):
         weights.check_weights(tmp_path)
 
 
