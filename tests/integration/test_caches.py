@@ -141,29 +141,27 @@ def test_a_read_only_mount(warm: Path, tmp_path: Path) -> None:
     assert "Read-only file system" in lines[0]["reason"]
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00\xff rubbish", b"[]", b'{"hash": "x", "modelinfo": {"arch'])
-def test_a_broken_cache(content: bytes, warm: Path, tmp_path: Path) -> None:
-    """The file is made anew, and one line tells of it."""
+def test_a_broken_cache(warm: Path, tmp_path: Path) -> None:
+    """The file is made anew, and one line tells of it; what else counts as broken, tests/test_caches.py shows."""
     cache = tmp_path / "cache"
     shutil.copytree(warm, cache)
     file = next((cache / "vllm" / "modelinfos").glob("*.json"))
     whole = file.read_bytes()
-    file.write_bytes(content)
+    file.write_bytes(whole[:40])
     with Server(EMBED_CACHE_DIR=str(cache)) as server:
         assert_serves(server)
         assert [(line["event"], line["removed"]) for line in told(server)] == [("cache_mended", 1)]
     assert file.read_bytes() == whole
 
 
-@pytest.mark.parametrize("modelinfo", [{}, {"nothing": "vLLM knows"}])
-def test_a_cache_of_another_vllm(modelinfo: dict[str, str], warm: Path, tmp_path: Path) -> None:
+def test_a_cache_of_another_vllm(warm: Path, tmp_path: Path) -> None:
     """Its files are not used, by their hash, and one line tells of it."""
     cache = tmp_path / "cache"
     shutil.copytree(warm, cache)
     (cache / "vllm" / "vllm-version").write_text("0.31.0")
     file = next((cache / "vllm" / "modelinfos").glob("*.json"))
     whole = file.read_bytes()
-    file.write_text(json.dumps({"hash": "of other code", "modelinfo": modelinfo}))
+    file.write_text(json.dumps({"hash": "of other code", "modelinfo": {"nothing": "vLLM knows"}}))
     with Server(EMBED_CACHE_DIR=str(cache)) as server:
         assert_serves(server)
         lines = told(server)
