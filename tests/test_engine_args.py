@@ -6,6 +6,7 @@ import pytest
 
 from handler.engine_args import check_engine_args, explain
 from handler.errors import StartError
+from handler.settings import Settings
 from tests.engine_options import engine_options
 
 
@@ -18,6 +19,7 @@ class Arguments:
     dtype: Literal["auto", "float32"] = "auto"
     hf_token: bool | None = None
     hf_overrides: dict[str, int] = dataclasses.field(default_factory=dict)
+    trust_remote_code: bool = False
 
 
 def test_known_arguments_pass() -> None:
@@ -55,6 +57,25 @@ def test_a_long_value_is_shortened() -> None:
     with pytest.raises(StartError) as caught:
         check_engine_args(Arguments, {"block_size": "x " * 1000})
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        ("", {}),
+        ('{"trust_remote_code": false}', {"trust_remote_code": False}),
+        ('{"trust_remote_code": "false"}', {"trust_remote_code": False}),
+        ('{"trust_remote_code": true}', {"trust_remote_code": True}),
+    ],
+)
+def test_who_says_no_to_the_models_code_is_heard(
+    said: str, heard: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By this server, which loads the tokenizer, and by the engine alike."""
+    monkeypatch.setenv("EMBED_ENGINE_ARGS", said)
+    settings = Settings.from_environment()
+    assert settings.trust_remote_code is heard.get("trust_remote_code", False)
+    assert check_engine_args(Arguments, settings.engine_args) == heard
 
 
 @pytest.mark.parametrize(

@@ -75,16 +75,15 @@ def test_a_folder_that_needs_code_is_refused(change: Callable[[Path], None], tmp
         assert marker.exists(), server.log()
 
 
-@pytest.mark.parametrize("said", ["", '{"trust_remote_code": false}', '{"trust_remote_code": "false"}'])
-def test_code_that_is_not_needed_does_not_run(said: str, tmp_path: Path) -> None:
-    """The folder is served as what it is without it."""
+def test_code_that_is_not_needed_does_not_run(tmp_path: Path) -> None:
+    """The folder is served as what it is without it; how else one says no, tests/test_engine_args.py shows."""
     folder, marker = with_code(tmp_path, both_ways)
-    with Server(EMBED_MODEL_PATH=str(folder), EMBED_ENGINE_ARGS=said) as server:
+    with Server(EMBED_MODEL_PATH=str(folder)) as server:
         assert server.wait_ready().embed(input="a").status_code == 200
     assert not marker.exists()
 
 
-def test_pickled_weights_are_loaded_only_where_they_are_allowed(tmp_path: Path) -> None:
+def test_pickled_weights_are_loaded_only_where_they_are_allowed(tmp_path: Path, minilm: Server) -> None:
     """Refused by name before anything is imported; allowed, they give the vectors of the safetensors."""
     folder = tmp_path / "model"
     shutil.copytree(MODEL_DIR, folder)
@@ -96,9 +95,6 @@ def test_pickled_weights_are_loaded_only_where_they_are_allowed(tmp_path: Path) 
     print(reasons)
     assert len(reasons) == 1
     assert "pytorch_model.bin holds pickled weights" in reasons[0]
-    with (
-        Server(EMBED_MODEL_PATH=str(folder), EMBED_ALLOW_PICKLED_WEIGHTS="true") as pickled,
-        Server() as plain,
-    ):
-        vectors = [server.wait_ready().embed(input="a").json()["data"] for server in (pickled, plain)]
+    with Server(EMBED_MODEL_PATH=str(folder), EMBED_ALLOW_PICKLED_WEIGHTS="true") as pickled:
+        vectors = [server.wait_ready().embed(input="a").json()["data"] for server in (pickled, minilm)]
     assert vectors[0] == vectors[1]
