@@ -192,6 +192,21 @@ def test_an_idle_server_stops_at_once() -> None:
             connection.close()
 
 
+def test_half_a_request_does_not_hold_up_a_drain() -> None:
+    """What would be refused in any case is refused before all of it has come."""
+    with Server(module="tests.worker_app") as server:
+        wait_alive(server)
+        half = connect(server, head(b"Content-Length: 100") + b"half")
+        assert server.status("/health") == 200  # whoever connects later is accepted later, so half has come
+        begin = time.monotonic()
+        server.terminate()
+        told = answer(half)
+        assert server.wait_exit() == 0
+        assert time.monotonic() - begin < 4  # the drain may take 6
+    assert told.startswith(b"HTTP/1.1 503 ")
+    assert b'"code": "shutting_down"' in told
+
+
 def test_an_answer_without_a_body(server: Server) -> None:
     """A head that nothing follows is sent all the same, and the connection goes on."""
     request = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 
-from tests.integration.raw import head, raw
 from tests.server import Server, wait_for
 
 
@@ -37,20 +36,6 @@ def test_sigterm_while_loading_tells_those_who_wait_for_the_model() -> None:
         assert server.events("stopped")[0]["unanswered"] == 0
     assert {response.status_code for response in responses} == {503}
     assert {response.json()["error"]["code"] for response in responses} == {"shutting_down"}
-
-
-def test_half_a_request_does_not_hold_up_a_drain() -> None:
-    """What would be refused in any case is refused before all of it has come."""
-    with Server() as server, raw(server.wait_ready()) as connection:
-        connection.sendall(head("Content-Length: 100") + b"half")
-        wait_for(lambda: server.status("/ready") == 200)
-        begin = time.monotonic()
-        server.terminate()
-        answer = connection.recv(4096)
-        assert server.wait_exit(15) == 0
-        assert time.monotonic() - begin < 6
-    assert answer.startswith(b"HTTP/1.1 503 ")
-    assert b'"code": "shutting_down"' in answer
 
 
 def test_sigterm_under_load_loses_nothing() -> None:
