@@ -12,7 +12,6 @@ import httpx
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from tests.integration.faulty_server import FATAL
 from tests.otlp import Collector, attributes
 from tests.server import ROOT, Server
 from tests.test_emf import faults
@@ -129,17 +128,8 @@ def test_the_rest_is_written_when_the_server_stops(stopped: tuple[Collector, Ser
     assert {line["service"] for line in lines} == {"search"}
 
 
-def test_an_engine_that_dies_is_told() -> None:
-    """In the last line before the process ends."""
-    with Server(module="tests.integration.faulty_server", EMBED_EMF_NAMESPACE="embed/test") as server:
-        server.wait_ready()
-        assert server.embed(input=FATAL).status_code == 503
-        assert server.wait_exit() == 1
-        assert sum(line["EngineDeaths"][0] for line in server.events("metrics")) == 1
-
-
 def test_a_start_that_fails_is_told(tmp_path: Any) -> None:
-    """The same."""
+    """In the last line before the process ends."""
     with Server(EMBED_MODEL_PATH=str(tmp_path), EMBED_EMF_NAMESPACE="embed/test") as server:
         assert server.wait_exit(60) == 3
         assert [line["StartFailures"] for line in server.events("metrics")] == [[1]]

@@ -15,11 +15,12 @@ from tests.survival.report import Row
 # what happens -> the test that does it; a test tells its figures by `record_property("figure", ...)`
 _LIFE = "tests/integration/test_life.py::test_"
 _FAULTS = "tests/integration/test_faults.py::test_"
+_ROWS = "tests/integration/test_faulty_engine.py::test_a_row_that_is_not_a_number"
 FAULTS = {
     "kill -9 of the worker, ready or loading": _LIFE + "a_killed_worker_ends_the_container",
     "the engine's step raises": _LIFE + "an_engine_that_dies_answers_everybody_and_ends_the_process",
     "weights that are NaN, cut off, missing, of another shape": _LIFE + "a_model_that_cannot_be_served_ends_the_start",
-    "NaN in one text's vector while others share its batch": "tests/integration/test_bad_rows.py",
+    "NaN in one text's vector while others share its batch": _ROWS,
     "clients that disconnect": _FAULTS + "clients_that_disconnect",
     "10 000 malformed bodies": _FAULTS + "ten_thousand_malformed_bodies",
     "hostile bodies": "tests/integration/test_hostile_bodies.py",

@@ -1,21 +1,28 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
+import pytest
 
-from tests.integration.faulty_server import NOT_A_NUMBER
+from tests.integration.faulty_server import FATAL, NOT_A_NUMBER
 from tests.server import Server
 
 ROUNDS = 40
 
 
-def test_a_row_that_is_not_a_number(record_property: Callable[[str, object], None]) -> None:
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """It ends with the last test, which kills its engine."""
+    with Server(module="tests.integration.faulty_server", EMBED_EMF_NAMESPACE="embed/test") as server:
+        yield server.wait_ready()
+
+
+def test_a_row_that_is_not_a_number(server: Server, record_property: Callable[[str, object], None]) -> None:
     """500 for the request that it belongs to, never null; whoever shares its batch gets the right vectors."""
-    with Server(module="tests.integration.faulty_server") as server, ThreadPoolExecutor(8) as clients:
-        server.wait_ready()
+    with ThreadPoolExecutor(8) as clients:
         texts = [f"text number {index}" for index in range(8)]
         expected = server.embed(input=texts).json()["data"]
 
@@ -37,3 +44,10 @@ def test_a_row_that_is_not_a_number(record_property: Callable[[str, object], Non
     assert worst > 0.9999
     record_property("what", "NaN in one text's vector while others share its batch")
     record_property("figure", f"{ROUNDS} such requests 500, {3 * ROUNDS} beside them 200, lowest cosine {worst:.6f}")
+
+
+def test_an_engine_that_dies_is_told_to_cloudwatch(server: Server) -> None:
+    """In the last line before the process ends."""
+    assert server.embed(input=FATAL).status_code == 503
+    assert server.wait_exit() == 1
+    assert sum(line["EngineDeaths"][0] for line in server.events("metrics")) == 1
