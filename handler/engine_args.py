@@ -69,7 +69,7 @@ def check_engine_args(engine_args: type, arguments: Mapping[str, Any]) -> dict[s
 
 def _shown(name: str, value: Any) -> str:
     """Write the *value* of an argument for a message, unless it may be a credential or hold one."""
-    secret = isinstance(value, (dict, list)) or any(word in name for word in ("token", "key", "secret", "password"))
+    secret = isinstance(value, (dict, list)) or name.endswith(("token", "key", "secret", "password"))
     return "" if secret else f" (got {shorten(repr(value), _VALUE_CHARS, placeholder='...')})"
 
 

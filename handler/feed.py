@@ -40,6 +40,11 @@ class Job:
         """How many texts the engine has not got."""
         return len(self.token_ids) - self.fed
 
+    @property
+    def next_tokens(self) -> int:
+        """How many tokens the next of those has."""
+        return len(self.token_ids[self.fed])
+
 
 class Feed:
     """The texts of all requests, from their coming to their vectors."""
@@ -89,17 +94,21 @@ class Feed:
         if not self._queue:
             return
         oldest, *others = self._queue
-        others.sort(key=lambda job: job.unfed)
         full = core.batch_tokens * self._times_tokens
-        if others and core.batch_texts < sys.maxsize:
-            texts, tokens = core.batch_texts - len(self._running), full - self._running_tokens
-            texts = min((texts + 1) // 2, max(ENOUGH_TEXTS, sum(job.unfed for job in others)))
-            tokens = max((tokens + 1) // 2, len(oldest.token_ids[oldest.fed]))
+        room = full - self._running_tokens
+        if not others or core.batch_texts == sys.maxsize:
+            for job in self._queue:
+                self._give(core, job, texts=core.batch_texts, tokens=full, over=core.splits_texts)
+        elif room > 0:
+            others.sort(key=lambda job: job.unfed)
+            texts = (core.batch_texts - len(self._running) + 1) // 2
+            texts = min(texts, max(ENOUGH_TEXTS, sum(job.unfed for job in others)))
+            tokens = max((room + 1) // 2, oldest.next_tokens)
             self._give(core, oldest, texts=len(self._running) + texts, tokens=self._running_tokens + tokens)
-        else:
-            others = self._queue
-        for job in others:
-            self._give(core, job, texts=core.batch_texts, tokens=full, over=core.splits_texts)
+            # Where one text of it has taken all the room, theirs come right behind.
+            most = max(full, self._running_tokens + max(room // 2, others[0].next_tokens))
+            for job in others:
+                self._give(core, job, texts=core.batch_texts, tokens=most, over=core.splits_texts)
         self._overfull = core.splits_texts and self._running_tokens > full
         self._queue = [job for job in self._queue if job.unfed]
 

@@ -153,9 +153,7 @@ def choose_parts(objects: Iterable[S3Object]) -> list[S3Object]:
     """Choose what lies in the root and is not weights: configuration, tokenizer, the model's own code, indexes."""
     root = [entry for entry in objects if "/" not in entry.name]
     indexes = {_SAFETENSORS_INDEX} if any(e.name.endswith(".safetensors") for e in root) else {_BIN_INDEX}
-    return [
-        entry for entry in root if entry.name in indexes or (_fits(entry, _PARTS) and not _fits(entry, _NOT_NEEDED))
-    ]
+    return [entry for entry in root if entry.name in indexes or _is_part(entry)]
 
 
 def choose_modules(objects: Iterable[S3Object], folder: Path, *, allow_pickled: bool = False) -> list[S3Object]:

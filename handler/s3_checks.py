@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 _CRC_BYTES = {"CRC32": 4, "CRC32C": 4, "CRC64NVME": 8}
 _HASHES = ("SHA256", "SHA1")
-_MD5_ETAG = re.compile(r'"?([0-9a-f]{32})"?')
+_MD5_ETAG = re.compile(r'(?:W/)?"?([0-9a-f]{32})"?')
 _COMPOSITE = re.compile(r"(.+)-(\d+)")
 _CHUNK_BYTES = 4 * 2**20
 

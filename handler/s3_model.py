@@ -70,6 +70,9 @@ def fetch_description(
     with _released_on_failure(turn):
         if turn.waited:
             objects = _listed(source)  # the bucket may have changed meanwhile
+        # A list of modules that the bucket no longer has would be read as the model's, and a reader that hangs in a
+        # process which has given up may still write into what it has left.
+        clear(turn, objects)
         parts = choose_parts(objects)
         fetch(source, parts, turn, what="configuration")
         read_modules(folder)  # before the weights of modules that are not served

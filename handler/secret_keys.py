@@ -112,15 +112,19 @@ def _keys(secret: str | None) -> tuple[list[str], str | None]:
     if secret is None:
         message = "is binary; write the keys as text"
         raise ValueError(message)
-    texts = [text.strip() for text in _texts(_content(secret)) if text.strip()]
+    leaves = list(_leaves(_content(secret)))
+    texts = [leaf.strip() for leaf in leaves if isinstance(leaf, str) and leaf.strip()]
+    if not texts and {int, float} & {type(leaf) for leaf in leaves}:
+        message = "holds numbers only; write the keys as text"
+        raise ValueError(message)
     if not texts:
         return [], "holds no key"
-    refused = [problem for problem in map(key_problem, texts) if problem is not None]
-    keys = [text for text in texts if key_problem(text) is None]
-    problem = f"holds a key that {refused[0]}" if refused else None
+    problems = {text: key_problem(text) for text in texts}
+    keys = [text for text in texts if problems[text] is None]
+    refused = next((f"holds a key that {problem}" for problem in problems.values() if problem is not None), None)
     if not keys:
-        raise ValueError(problem)
-    return keys, problem
+        raise ValueError(refused)
+    return keys, refused
 
 
 def _content(secret: str) -> Any:
@@ -141,9 +145,7 @@ def _content(secret: str) -> Any:
     return content if content is None or isinstance(content, (bool, str, list, dict)) else plain
 
 
-def _texts(content: Any) -> Iterable[str]:
-    """List the strings in *content*, however deep; numbers, null and true are no keys."""
-    if isinstance(content, str):
-        return [content]
-    inner = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
-    return [text for item in inner for text in _texts(item)]
+def _leaves(content: Any) -> Iterable[Any]:
+    """List what is in the lists and objects of *content*, however deep; only strings are keys."""
+    inner = content.values() if isinstance(content, dict) else content if isinstance(content, list) else None
+    return [content] if inner is None else [leaf for item in inner for leaf in _leaves(item)]

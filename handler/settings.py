@@ -41,7 +41,8 @@ _SERVICE_LINK = re.compile(
     r"EMBED_(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=|PORT=(tcp|udp|sctp)://)"
 )
 
-_UNSHOWN = ("KEY", "ENGINE_ARGS", "OTLP")  # in names of variables whose values may be secrets, or hold some
+# Values that may be secrets, or hold some.
+_UNSHOWN = re.compile("EMBED_(API_KEYS|ENGINE_ARGS)|OTEL_EXPORTER_OTLP_.*")
 _LONGEST_S = 1_000_000  # more than timers of the standard library could not wait for ever
 
 
@@ -148,7 +149,7 @@ class Settings(BaseSettings):
 
         Of a *strict* value the type counts too, where text from the environment is read as what it looks like.
         """
-        annotated: Any = Annotated  # its items are not known before
+        annotated: Any = Annotated  # its items are not known before, and one of them may be anything
         info = cls.model_fields[field]
         try:
             TypeAdapter(annotated[(info.annotation, field, *info.metadata)]).validate_python(value, strict=strict)
@@ -186,9 +187,10 @@ def _unknown_variables() -> list[str]:
     known = {Settings.variable(field) for field in Settings.model_fields}
     problems = []
     for name, value in sorted(os.environ.items()):
-        if name.startswith(PREFIX) and name not in known and not _SERVICE_LINK.match(f"{name}={value}"):
-            bare = name.removeprefix(PREFIX)  # PORT has no prefix
-            nearest = bare if bare in known else difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+        capitals = name.upper()
+        if capitals.startswith(PREFIX) and name not in known and not _SERVICE_LINK.match(f"{name}={value}"):
+            bare = capitals.removeprefix(PREFIX)  # PORT has no prefix
+            nearest = bare if bare in known else difflib.get_close_matches(capitals, known, n=1, cutoff=0)[0]
             shown = name.encode("utf-8", "backslashreplace").decode()
             problems.append(f"{shown}: no such setting; the nearest is {nearest}")
     return problems
@@ -204,7 +206,7 @@ def _problems(exc: ValidationError) -> list[str]:
 
 def _problem(variable: str, errors: list[Any]) -> str:
     said = " or ".join(error["msg"] for error in errors)
-    shown = "" if any(word in variable for word in _UNSHOWN) else f" (got {clipped(errors[-1]['input'])})"
+    shown = "" if _UNSHOWN.fullmatch(variable) else f" (got {clipped(errors[-1]['input'])})"
     return f"{variable}: {said}{shown}"
 
 

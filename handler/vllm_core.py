@@ -26,7 +26,7 @@ from handler.missing_weights import refuse_missing_weights
 from handler.trust import needs_code
 from handler.warm_ups import skip_needless_warm_ups
 
-_CPU_KV_CACHE_BYTES = 4 * 2**30  # vLLM asks for 92 % of memory by itself; pages are only taken when used
+_CPU_KV_CACHE_BYTES = 4 * 2**30  # vLLM asks for 92 % of memory by itself; in one process pages are taken when used
 _CPU_KV_BLOCK_TOKENS = 32  # the least that is fast; with vLLM's 128 no usual instruction is ever found in the cache
 
 

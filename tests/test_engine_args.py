@@ -15,6 +15,7 @@ class Arguments:
     """A few engine arguments of the kinds that vLLM has."""
 
     max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
     block_size: int | None = None
     dtype: Literal["auto", "float32"] = "auto"
     hf_token: bool | None = None
@@ -50,6 +51,12 @@ def test_what_may_be_a_credential_is_not_shown(name: str, value: object) -> None
     with pytest.raises(StartError, match=f"EMBED_ENGINE_ARGS: {name}: Input should be") as caught:
         check_engine_args(Arguments, {name: value})
     assert "hush" not in str(caught.value)
+
+
+def test_a_number_of_tokens_is_no_credential() -> None:
+    """It is shown."""
+    with pytest.raises(StartError, match=r"max_num_batched_tokens: .* \(got 'many'\)"):
+        check_engine_args(Arguments, {"max_num_batched_tokens": "many"})
 
 
 def test_a_long_value_is_shortened() -> None:

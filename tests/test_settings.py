@@ -89,6 +89,7 @@ def test_an_empty_value_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ("EMBED_ENGINE_ARGS", '["secret"]', "EMBED_ENGINE_ARGS: Input should be a valid dictionary"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "user:secret@host", "OTEL_EXPORTER_OTLP_ENDPOINT: String should match pattern"),
         ("EMBED_PORT", "9000", "EMBED_PORT: no such setting; the nearest is PORT"),
+        ("embed_model_path", "/x", "embed_model_path: no such setting; the nearest is EMBED_MODEL_PATH"),
         ("EMBED_LOG_LEVEL", "DEBUG", "EMBED_LOG_LEVEL: no such setting; the nearest is LOG_LEVEL"),
         ("EMBED_METRICS_PORT", "http://x", "EMBED_METRICS_PORT: Input should be a valid integer"),
         ("EMBED_TYP\udcff", "1", "EMBED_TYP\\udcff: no such setting"),

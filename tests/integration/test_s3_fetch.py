@@ -130,6 +130,9 @@ def test_a_transformer_in_a_folder_is_refused_before_its_weights_are_fetched(
     with pytest.raises(StartError, match="the Transformer lies in 0_Transformer"):
         fetch(tmp_path, url=f"s3://{BUCKET}/{prefix}")
     assert not proxy.ranges(f"{prefix}0_Transformer/model.safetensors")
+    s3.delete_object(Bucket=BUCKET, Key=f"{prefix}modules.json")
+    put(s3, f"{prefix}model.safetensors", WEIGHTS)
+    assert not (fetch(tmp_path, url=f"s3://{BUCKET}/{prefix}") / "modules.json").exists()  # the bucket's word counts
 
 
 def test_finished_shards_are_not_read_again(proxy: Proxy, s3: Any, tmp_path: Path) -> None:
