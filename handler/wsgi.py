@@ -168,7 +168,7 @@ class _Process:
         size = {"dimensions": model.dimensions, "max_tokens": model.max_tokens}
         log.info("ready", extra={"url": url, "model": name, **size, "start_s": phases["total"], "phases_s": phases})
         if settings.log_format == "text":
-            key = " -H 'Authorization: Bearer KEY'" if settings.api_keys else ""
+            key = " -H 'Authorization: Bearer KEY'" if not self.access.is_open else ""
             body = '{"input": "Input text to be embedded"}'
             log.info("try: curl %s/embeddings%s -H 'Content-Type: application/json' -d '%s'", url, key, body)
 
