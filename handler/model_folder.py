@@ -7,14 +7,13 @@ File formats: https://sbert.net and its `modules.json`, `*/config.json`, `config
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from handler.errors import StartError
 from handler.model_patches import Patches, config_patch, length_patch
-from handler.module_list import read_modules
+from handler.module_list import read_json, read_modules
 from handler.trust import check_inside, pickled
 from handler.weights import check_safetensors
 
@@ -149,21 +148,10 @@ def _user() -> int:
     return getuid()
 
 
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except OSError as exc:
-        message = f"{file} cannot be read: {exc.strerror}"
-        raise StartError(message) from exc
-    except ValueError as exc:
-        message = f"{file} is not valid JSON: {exc}; download the model again"
-        raise StartError(message) from exc
-
-
 def _read_object(file: Path, *, required: bool = False) -> dict[str, Any]:
     if not required and not file.is_file():
         return {}
-    content = _read_json(file)
+    content = read_json(file)
     if not isinstance(content, dict):
         message = f"{file} must hold a JSON object"
         raise StartError(message)

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from handler.errors import StartError
 from handler.trust import check_inside
 
 _ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
+
+
+def read_json(file: Path) -> Any:
+    """Read a *file* of a model's folder.
+
+    Raises:
+        StartError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(file.read_bytes())
+    except OSError as exc:
+        message = f"{file} cannot be read: {exc.strerror}"
+        raise StartError(message) from exc
+    except (ValueError, RecursionError) as exc:
+        message = f"{file} is not valid JSON: {exc}; download the model again"
+        raise StartError(message) from exc
 
 
 def read_modules(path: Path) -> list[tuple[str, str]]:
@@ -21,14 +38,8 @@ def read_modules(path: Path) -> list[tuple[str, str]]:
     if not file.is_file():
         return []
     try:
-        modules = [(str(module["type"]), str(module["path"])) for module in json.loads(file.read_bytes())]
-    except OSError as exc:
-        message = f"{file} cannot be read: {exc.strerror}"
-        raise StartError(message) from exc
-    except ValueError as exc:
-        message = f"{file} is not valid JSON: {exc}; download the model again"
-        raise StartError(message) from exc
-    except (TypeError, KeyError, RecursionError) as exc:
+        modules = [(str(module["type"]), str(module["path"])) for module in read_json(file)]
+    except (TypeError, KeyError) as exc:
         message = f"{file} is not a list of modules with type and path"
         raise StartError(message) from exc
     kinds = [name.rsplit(".", 1)[-1] for name, _ in modules]
