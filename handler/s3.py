@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from handler.errors import StartError
-from handler.trust import check_inside, leads_out, pickled
+from handler.trust import check_inside, pickled
 
 SCHEME = "s3://"
 # Bucket names by S3's naming rules; access points by ARN have a `:`.
@@ -156,28 +156,20 @@ def choose_parts(objects: Iterable[S3Object]) -> list[S3Object]:
     return [entry for entry in root if entry.name in indexes or _is_part(entry)]
 
 
-def choose_modules(objects: Iterable[S3Object], folder: Path, *, allow_pickled: bool = False) -> list[S3Object]:
-    """Choose the files of the sentence-transformers modules that `modules.json` in *folder* names, weights included.
+def choose_modules(objects: Iterable[S3Object], paths: Iterable[str], *, allow_pickled: bool = False) -> list[S3Object]:
+    """Choose the files of the sentence-transformers modules in *paths*, as `modules.json` names them, weights included.
 
     Raises:
         StartError: a module has only pickled weights, and they are not allowed.
     """
     objects = list(objects)
     chosen: list[S3Object] = []
-    for path in _module_paths(folder):
+    inner = dict.fromkeys(PurePosixPath(path.strip("/")).as_posix() for path in paths)  # once each, without "./"
+    for path in (path for path in inner if path != "."):
         inside = [entry for entry in objects if entry.name.rpartition("/")[0] == path]
         chosen += [entry for entry in inside if _is_part(entry)]
         chosen += _allowed(_first_kind(inside, _MODULE_WEIGHTS), allow_pickled=allow_pickled)
     return chosen
-
-
-def _module_paths(folder: Path) -> list[str]:
-    try:
-        modules = json.loads((folder / _MODULES).read_bytes())
-        paths = [str(PurePosixPath(str(module["path"]).strip("/"))) for module in modules]  # without "./"
-    except (OSError, ValueError, TypeError, KeyError):
-        return []  # none, or a broken one, which reading the folder refuses by name
-    return [path for path in dict.fromkeys(paths) if path != "." and not leads_out(path)]
 
 
 def choose_weights(

@@ -75,8 +75,8 @@ def fetch_description(
         clear(turn, objects)
         parts = choose_parts(objects)
         fetch(source, parts, turn, what="configuration")
-        read_modules(folder)  # before the weights of modules that are not served
-        modules = choose_modules(objects, folder, allow_pickled=allow_pickled)
+        paths = [path for _, path in read_modules(folder)]  # or an end, before any weights are fetched
+        modules = choose_modules(objects, paths, allow_pickled=allow_pickled)
         if modules:
             fetch(source, modules, turn, what="modules")
         weights: list[S3Object] = []

@@ -27,8 +27,6 @@ _LONG_CHARS = 256 * 1024
 _FAR_TOKENS = 1000  # from where a text was cut in two, its tokens are those of the whole text
 _SPACES = " \t\r\n"  # between words for every tokenizer
 _MOST_CHARS = 2**20  # of a prompt whose tokens a client wants to see, all of them
-
-
 _WHOLE = LengthRule(sys.maxsize, "chunk")  # of text that is to be shown
 
 
