@@ -44,6 +44,9 @@ _BEGUN_LINGER_S = 2.0  # for the rest of a request, which is refused in any case
 _NOTIFY_S = 1.0
 _SHEDDING_PAUSE_S = 0.015  # while requests are refused for want of a slot, unless the engine finishes one before
 _ACCEPT_S = 0.01  # the longest that connections are accepted in one round of the main loop
+# The same where the rounds before have left some in the backlog. The rest of a round takes some 20 ms while every slot
+# is taken: were accepting always shorter, a flood would fill the backlog, and its clients wait or give up.
+_LONG_ACCEPT_S = 0.04
 _NO_ROOM_S = 0.05  # until accepting is tried again where the system has refused, unless room was made
 
 
@@ -63,6 +66,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._notified = 0.0
         self._shedding = False  # in this round of the main loop
         self._more_wait = False  # in the backlog, after this round
+        self._accept_s = _ACCEPT_S
         self._accept_from = 0.0  # when the system, having refused a connection, is asked again
 
     @property
@@ -72,7 +76,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
 
     def accept(self, listener: socket.socket) -> None:
         """Accept who waits in the backlog, as many as there is room and time for in one round."""
-        end = time.monotonic() + _ACCEPT_S
+        end = time.monotonic() + self._accept_s
         while self.nr_conns < self.worker_connections and self._accept_one(listener):
             if time.monotonic() > end:
                 self._more_wait = True
@@ -234,6 +238,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self.notify()
         refused = self._accept_from > time.monotonic()
         self.set_accept_enabled(self.nr_conns < self.worker_connections and not refused)
+        self._accept_s = min(2 * self._accept_s, _LONG_ACCEPT_S) if self._more_wait else _ACCEPT_S
         self._shedding = self._more_wait = False
         self.wait_for_and_dispatch_events(timeout=self._hub.sleep_s(_NO_ROOM_S if refused else timeout_s))
         self._expire()

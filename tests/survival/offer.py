@@ -71,8 +71,12 @@ class _Clients:
         self.statuses: Counter[str] = Counter()
 
     def connect(self, request: bytes, *, kept: bool) -> None:
-        """Ask on a new connection."""
-        sock = socket.socket()
+        """Ask on a new connection; one for which no descriptor is left counts as an answer of its own kind."""
+        try:
+            sock = socket.socket()
+        except OSError as error:
+            self.statuses[f"not sent: {error.strerror}"] += 1
+            return
         sock.setblocking(False)  # noqa: FBT003 - the signature of the standard library
         client = self._open[sock.fileno()] = _Client(sock, kept, request)
         there = sock.connect_ex(self._address)
