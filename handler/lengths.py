@@ -55,8 +55,8 @@ def fit(groups: Iterable[list[list[int]]], rule: LengthRule, special: Special = 
 
 def too_long(index: int, tokens: str, rule: LengthRule) -> ContextLengthError:
     """Say that the input of that *index* has so many *tokens*, and what can be done about it."""
-    message = (
-        f"input {index} has {tokens} tokens, this model takes at most {rule.limit}; "
+    message = (  # with OpenAI's own words: proxies know this kind of error by them
+        f"input {index} has {tokens} tokens, this model's maximum context length is {rule.limit} tokens; "
         "shorten it, send truncate_prompt_tokens=-1 to /embeddings, or let the operator set EMBED_LONG_INPUT"
     )
     return ContextLengthError(message, param="input")

@@ -121,7 +121,9 @@ def test_a_long_text_that_is_too_long_is_not_tokenized_to_its_end(monkeypatch: p
     """The message names the number that was seen."""
     monkeypatch.setattr("handler.tokenization._LONG_CHARS", 4002)
     tokenizer, seen = recorded()
-    with pytest.raises(ContextLengthError, match=r"input 1 has at least 4002 tokens, this model takes at most 6"):
+    with pytest.raises(
+        ContextLengthError, match=r"input 1 has at least 4002 tokens, this model's maximum context length is 6 tokens"
+    ):
         tokenizer.encode_texts(["ab", "word " * 1_000_000], LengthRule(6))
     assert seen == [[2], [4000]]
 
@@ -185,7 +187,9 @@ def test_special_tokens_can_be_left_out() -> None:
 
 def test_a_text_that_is_too_long_names_both_numbers() -> None:
     """The message tells index, length and limit, and no text."""
-    with pytest.raises(ContextLengthError, match=r"input 1 has 7 tokens, this model takes at most 6") as caught:
+    with pytest.raises(
+        ContextLengthError, match=r"input 1 has 7 tokens, this model's maximum context length is 6 tokens"
+    ) as caught:
         tokenizer().encode_texts(["ok", "LONGX"], LengthRule(6))
     assert "LONGX" not in caught.value.message
 
