@@ -235,7 +235,10 @@ class TextTokenizer:
             return
         bad = max(ids) if max(ids) >= self._vocab_size else min(ids)
         if not 0 <= bad < self._vocab_size:
-            message = f"input {index}: token id {bad} is not in the vocabulary of {self._vocab_size} ids"
+            message = (
+                f"input {index}: token id {bad} is not in the vocabulary of {self._vocab_size} ids; ids must come from "
+                "this model's own tokenizer, else send text (with LangChain set check_embedding_ctx_length=False)"
+            )
             raise InvalidRequestError(message, param="input")
 
     def render_chat(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> str:
