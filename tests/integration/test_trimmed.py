@@ -29,6 +29,13 @@ SITE = Path(str(distribution("torch").locate_file("")))
 CUDA_ONLY = [
     "vllm.platforms.cuda",
     "vllm.v1.worker.gpu_worker",
+    "vllm.v1.worker.startup_plan",
+    # Model Runner V2, which 0.32 takes on GPUs unless VLLM_USE_V2_MODEL_RUNNER=0.
+    "vllm.v1.worker.gpu.model_runner",
+    "vllm.v1.worker.gpu.model_states.default",
+    "vllm.v1.worker.gpu.model_states.encoder_only",
+    "vllm.v1.worker.gpu.pool.pooling_runner",
+    "vllm.v1.worker.gpu.warmup",
     "vllm.v1.worker.gpu_model_runner",
     "vllm.v1.attention.backends.flash_attn",
     "vllm.v1.attention.backends.flex_attention",
