@@ -59,7 +59,8 @@ class Bench:
             return
         known = self.results.load(self.shape, variant.name, "start") or {}
         self._need(1.3 * known.get("first_embedding_s", _START_S if self.gpu else 20))
-        if variant.kind == "ours" and "start" in missing and not variant.cold and not self._cache(variant).exists():
+        warm = self._cache(variant).exists() and not variant.own_cache
+        if variant.kind == "ours" and "start" in missing and not variant.cold and not warm:
             print("  a start to fill the caches", flush=True)
             with self._server(variant) as server:
                 self._first(server)

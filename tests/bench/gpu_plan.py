@@ -15,6 +15,9 @@ LOADS = tuple(
 )
 TWO = (Load(50, 32, 16), Load(512, 32, 16))  # what variations are compared by
 MANY = Load(50, 1, 256)
+# Twenty sizes instead of vLLM's 51, and to 2048 tokens instead of 512: what a loaded server's batches have. In between
+# at most a quarter is padding.
+_GRAPH_TOKENS = [8, 16, 32, 64, 96, *range(128, 512, 64), *range(512, 1024, 128), *range(1024, 2049, 256)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Variant:
     flags: tuple[str, ...] = ()  # of vLLM's
     loads: tuple[Load, ...] = TWO
     cold: bool = False  # with an empty cache folder; else with that of an earlier start
+    own_cache: bool = False  # what is cached depends on its settings: the earlier start must be one with these
 
     @property
     def items(self) -> list[str]:
@@ -63,6 +67,14 @@ def _variations(shape: Shape, base: dict[str, str], *, gpu: bool) -> list[Varian
         "graphs-none": {"cudagraph_mode": "NONE"},
         "graphs-few": {"cudagraph_capture_sizes": [1, 8, 32, 64, 128, 256, 512]},
         "graphs-to-2048": {"max_cudagraph_capture_size": 2048},
+        "graphs-20": {"cudagraph_capture_sizes": _GRAPH_TOKENS},
+    }
+    starts = {
+        # Without it decoders capture every graph twice, first to weigh them.
+        "startup-plan": {"VLLM_ENABLE_STARTUP_PLAN": "1"},
+        # With it vLLM leaves frozen what was frozen before the engine was built.
+        "graphs-gc": {"VLLM_ENABLE_CUDAGRAPH_GC": "1"},
+        "runner-v1": {"VLLM_USE_V2_MODEL_RUNNER": "0"},
     }
     changed: dict[str, dict[str, str]] = {
         "batch-2048-128": {tokens: "2048", texts: "128"},
@@ -76,7 +88,14 @@ def _variations(shape: Shape, base: dict[str, str], *, gpu: bool) -> list[Varian
     }
     slots = {"EMBED_MAX_CONCURRENT_REQUESTS": str(MANY.connections)}
     return [
-        *(Variant(name, "ours", _shown(settings), base | settings) for name, settings in changed.items()),
+        *(
+            Variant(name, "ours", _shown(settings), base | settings, own_cache=name in graphs)
+            for name, settings in changed.items()
+        ),
+        *(
+            Variant(name, "ours", _shown(settings), base | settings, own_cache=True)
+            for name, settings in starts.items()
+        ),
         Variant("slots-256", "ours", _shown(slots), base | slots, loads=(MANY,)),
     ]
 
