@@ -18,13 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handler.compile_cache import let_compiled_models_load
 from handler.engine_args import OURS, EngineOptions, check_engine_args, explain
 from handler.errors import StartError
 from handler.logs import drop_own_handlers
-from handler.missing_weights import refuse_missing_weights
 from handler.trust import needs_code
-from handler.warm_ups import skip_needless_warm_ups
+from handler.vllm_mends import let_compiled_models_load, refuse_missing_weights, skip_needless_warm_ups
 
 _CPU_KV_CACHE_BYTES = 4 * 2**30  # vLLM asks for 92 % of memory by itself; in one process pages are taken when used
 _CPU_KV_BLOCK_TOKENS = 32  # the least that is fast; with vLLM's 128 no usual instruction is ever found in the cache

@@ -30,12 +30,10 @@ ALLOWED: dict[str, set[str]] = {
     "core": set(),
     "feed": {"core", "strands"},
     "engine": {"allocator", "core", "errors", "feed", "strands"},
-    "compile_cache": set(),
-    "warm_ups": set(),
-    "missing_weights": set(),
+    "vllm_mends": set(),
     "installation": {"errors"},
     "engine_args": {"errors"},
-    "vllm_core": {"compile_cache", "engine_args", "errors", "logs", "missing_weights", "trust", "warm_ups"},
+    "vllm_core": {"engine_args", "errors", "logs", "trust", "vllm_mends"},
     "encoding": {"errors", "strands"},
     "model_patches": {"errors"},
     "module_list": {"errors", "trust"},
@@ -114,7 +112,7 @@ OWNERS = {
     "prometheus_client": {"metrics", "ports"},
     "opentelemetry": {"traces"},
     "aws_lambda_powertools": {"emf"},
-    "torch": {"compile_cache", "vllm_core"},
+    "torch": {"vllm_core", "vllm_mends"},
 }
 
 

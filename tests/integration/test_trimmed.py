@@ -143,7 +143,7 @@ def test_a_trimmed_environment_embeds(trimmed_python: str) -> None:
     ("broken", "missing"),
     [
         (None, None),
-        ("import handler.warm_ups as ours; ours.skip_needless_warm_ups = lambda: None", "torchvision"),
+        ("import handler.vllm_mends as ours; ours.skip_needless_warm_ups = lambda: None", "torchvision"),
         ("import os; os.environ['VLLM_USE_FLASHINFER_SAMPLER'] = '1'", "flashinfer"),
     ],
 )

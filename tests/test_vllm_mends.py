@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from handler.missing_weights import MissingWeightsError, refuse_missing_weights
+from handler.vllm_mends import MissingWeightsError, refuse_missing_weights
 
 
 class UnquantizedLinearMethod:

@@ -1,0 +1,98 @@
+"""What vLLM 0.32 would do amiss for text embedding, mended in place; worker processes that are forked inherit it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+_WARM_UPS = "vllm.model_executor.warmup"
+_NEEDLESS = ("minimax_m3_msa_warmup", "qwen_vl_triton_warmup")  # modules, and the function of the same name in each
+
+# Those of quantized layers have defaults of their own, which checkpoints need not hold.
+_METHODS = {"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"}
+# Transformers' pooler, which vLLM makes but does not use: it has its own. Many checkpoints come without.
+_UNUSED = "pooler"
+_NAMED = 3  # of the weights that are missing
+
+
+def skip_needless_warm_ups() -> None:
+    """Have nothing done for models that embed no text; to be called before vLLM is imported.
+
+    Before it serves on a GPU, vLLM warms up the kernels of vision models, whatever the model is, and for that it
+    imports them, and they torchvision, which the image has not. Stand-ins take the place of these two modules.
+    Source: vllm/model_executor/warmup/kernel_warmup.py.
+    """
+    for name in _NEEDLESS:
+        stand_in = ModuleType(f"{_WARM_UPS}.{name}", "Does nothing in place of vLLM's own.")
+        setattr(stand_in, name, _do_nothing)
+        sys.modules.setdefault(stand_in.__name__, stand_in)
+
+
+def _do_nothing(*_arguments: Any) -> None:
+    pass
+
+
+def let_compiled_models_load() -> None:
+    """Have compiled models load again from the cache of an earlier start.
+
+    When vLLM has loaded what torch had compiled, it calls a method that only its own backend's result has. On CPUs
+    torch's backend compiles, whose result is ready as it is: vLLM takes the missing method for a broken file and
+    compiles anew at every start, ten seconds instead of two.
+    Source: vllm/compilation/decorators.py, `_try_load_aot_compiled_fn`.
+    """
+    import torch  # noqa: PLC0415 - importing it takes seconds
+
+    load = torch.compiler.load_compiled_function
+
+    def load_compiled_function(*args: Any, **options: Any) -> Any:
+        loaded: Any = load(*args, **options)
+        compiled = loaded._artifacts.compiled_fn  # noqa: SLF001 - where vLLM looks
+        if not hasattr(compiled, "finalize_loading"):
+            compiled.finalize_loading = lambda _config: None
+        return loaded
+
+    torch.compiler.load_compiled_function = load_compiled_function
+
+
+class MissingWeightsError(ValueError):
+    """The checkpoint lacks weights, or has NaN in their place."""
+
+
+def refuse_missing_weights(base_loader: Any) -> None:
+    """Have vLLM's module *base_loader* raise `MissingWeightsError`, where it would serve what the memory held.
+
+    vLLM makes the matrices of a model unset and fills them with what the files hold. It compares names afterwards, but
+    leaves out every linear layer and embedding, where a part of a matrix may also be missing unseen. So they are marked
+    before they are filled, and looked at after.
+    Source: vllm/model_executor/model_loader/base_loader.py, and track_weights_loading in default_loader.py.
+    """
+    initialize, process = base_loader.initialize_model, base_loader.process_weights_after_loading
+
+    def initialize_model(*args: Any, **options: Any) -> Any:
+        model = initialize(*args, **options)
+        for _, marked in _marked(model):
+            marked.fill_(float("nan"))
+        return model
+
+    def process_weights_after_loading(model: Any, *args: Any) -> None:
+        missing = [name for name, marked in _marked(model) if marked.isnan().any()]
+        if missing:
+            more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+            message = f"vLLM found no weights, or NaN, in the checkpoint for {', '.join(missing[:_NAMED])}{more}"
+            raise MissingWeightsError(message)
+        process(model, *args)
+
+    base_loader.initialize_model = initialize_model
+    base_loader.process_weights_after_loading = process_weights_after_loading
+
+
+def _marked(model: Any) -> Iterator[tuple[str, Any]]:
+    """Name each matrix and give a column of it, (rows,), for parts are stacked in rows; of a bias everything."""
+    for layer, module in model.named_modules():
+        if type(getattr(module, "quant_method", None)).__name__ in _METHODS and _UNUSED not in layer.split("."):
+            for name, parameter in module.named_parameters(recurse=False):
+                column = parameter.data if parameter.dim() == 1 else parameter.data[..., 0]
+                if column.is_floating_point():
+                    yield f"{layer}.{name}", column
