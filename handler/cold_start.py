@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 
 from handler.caches import copy_baked, look_over
-from handler.core import Core
 from handler.encoding import finish_vectors
 from handler.engine import Engine
 from handler.engine_args import EngineOptions
 from handler.errors import ServiceError, StartError
+from handler.feed import Core
 from handler.installation import check_installation
 from handler.lengths import LengthRule
 from handler.lifecycle import Lifecycle

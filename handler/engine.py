@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handler.allocator import Trimmer
-from handler.core import Core
 from handler.errors import DeadlineExceededError, EngineDeadError
-from handler.feed import ENOUGH_TEXTS, Feed, Job
+from handler.feed import ENOUGH_TEXTS, Core, Feed, Job
 from handler.strands import Lull, set_all
 
 Vectors = NDArray[np.float32]  # (n, dim)

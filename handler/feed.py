@@ -9,14 +9,35 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from handler.core import Core
 from handler.strands import Signal
 
 ENOUGH_TEXTS = 32  # in a batch: of more, its texts do not get cheaper
+
+
+class Core(Protocol):
+    """An engine core, such as `vllm_core` has: computes vectors of texts, a batch at a time; used by one thread."""
+
+    dimensions: int
+    max_model_len: int  # tokens
+    dtype: str
+    pooling: str
+    batch_texts: int  # at most in what it runs at once
+    batch_tokens: int
+    splits_texts: bool  # between batches, so that one more than there is room for fills a batch
+
+    def add(self, key: int, token_ids: list[int], priority: int) -> None:
+        """Queue one text under *key*."""
+
+    def abort(self, keys: list[int]) -> None:
+        """Forget texts that are still queued or running."""
+
+    def step(self) -> list[tuple[int, NDArray[np.float32]]]:
+        """Run one batch; return (key, raw vector) of each text that is finished."""
 
 
 @dataclass(slots=True, eq=False)
