@@ -20,6 +20,7 @@ from handler.lengths import LengthRule
 from handler.lifecycle import Lifecycle
 from handler.model_folder import ModelFolder, read_model_folder
 from handler.prompts import Prompts
+from handler.s3_model import Located
 from handler.service import LoadedModel
 from handler.settings import Settings, cache_dir, stream_unsigned, use_vllm_cache, vllm_cache_root
 from handler.strands import Lull
@@ -27,7 +28,7 @@ from handler.tokenization import TextTokenizer
 from handler.tokenizer_files import load_tokenizer
 from handler.trust import check_load_format
 from handler.vllm_core import VllmCore, import_vllm
-from handler.weights import Located, beside_weights, check_weights, locate_model, overlay, read_ahead
+from handler.weights import beside_weights, check_weights, locate_model, overlay, read_ahead
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ def _locate(settings: Settings) -> tuple[Located, ModelFolder]:
         load_format=settings.load_format,
         allow_pickled=allow_pickled,
     )
-    if located.streamed_from is not None and located.anonymous:
+    if located.anonymous:
         stream_unsigned()
     folder = read_model_folder(located.folder, matryoshka=settings.matryoshka_dimensions, allow_pickled=allow_pickled)
     if located.fetch_weights is None and located.streamed_from is None:

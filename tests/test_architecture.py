@@ -74,8 +74,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "cold_start": {
         *("caches", "encoding", "engine", "engine_args", "errors", "feed", "installation", "lengths", "lifecycle"),
-        *("model_folder", "prompts", "service", "settings", "strands", "tokenization", "tokenizer_files", "trust"),
-        *("vllm_core", "weights"),
+        *("model_folder", "prompts", "s3_model", "service", "settings", "strands", "tokenization", "tokenizer_files"),
+        *("trust", "vllm_core", "weights"),
     },
     "wsgi": {
         *("access", "allocator", "app", "cold_start", "errors", "lifecycle", "listings", "logs", "metrics", "ports"),

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from handler import trust, weights
 from handler.errors import StartError
+from handler.s3_model import Located
 
 
 def saved(file: Path) -> Path:
@@ -18,7 +19,7 @@ def saved(file: Path) -> Path:
     return file
 
 
-def locate(model_path: str | None, load_format: str = "auto") -> weights.Located:
+def locate(model_path: str | None, load_format: str = "auto") -> Located:
     """Look for a model that is not in a bucket."""
     return weights.locate_model(model_path, cache=Path("/nowhere"), attempts=1, load_format=load_format)
 
@@ -31,7 +32,7 @@ def test_the_default_model_is_the_packaged_one() -> None:
 
 def test_other_models_are_named_by_their_folder() -> None:
     """As vLLM does."""
-    assert locate("/mnt/models/bge") == weights.Located(Path("/mnt/models/bge"))
+    assert locate("/mnt/models/bge") == Located(Path("/mnt/models/bge"))
     assert weights.model_name("/mnt/models/bge/") == "bge"
     assert weights.model_name("s3://bucket/org/bge/") == weights.model_name("s3://bucket/org/bge") == "bge"
 

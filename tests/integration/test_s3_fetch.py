@@ -93,9 +93,9 @@ def test_a_start_that_fails_does_not_wait_for_what_hangs(proxy: Proxy, tmp_path:
 def test_a_streaming_start_leaves_others_their_weights(tmp_path: Path) -> None:
     """Two processes share a cache: one has fetched the weights, the other's loader reads them from the bucket."""
     folder = fetch(tmp_path)
-    described = fetch_description(URL, tmp_path, attempts=3, stream="all")
-    described.fetch_weights()
-    streamed = described.folder
+    located = fetch_description(URL, tmp_path, attempts=3, stream="all")
+    assert (located.fetch_weights, located.streamed_from) == (None, URL)
+    streamed = located.folder
     assert streamed != folder
     assert (streamed / "config.json").is_file()
     assert not list(streamed.glob("*.safetensors"))

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from handler.errors import StartError
-from handler.s3_model import Described, fetch_description
-from tests.integration.tiny_bucket import KEY, URL, assert_whole, fetch, put
+from handler.s3_model import Located, fetch_description
+from tests.integration.tiny_bucket import KEY, URL, assert_whole, fetch, fetch_weights, put
 from tests.s3_server import Fault, Proxy
 from tests.server import wait_for
 
 
-def started(cache: Path) -> Described:
+def started(cache: Path) -> Located:
     """Begin a start, which ends with `release`."""
     return fetch_description(URL, cache, attempts=3, stream=None)
 
@@ -36,14 +36,14 @@ def test_a_model_that_changes_waits_for_those_who_load_the_old_one(
     """One process never gets the configuration of one version and the weights of the other."""
     first = started(tmp_path)
     if fetched:
-        first.fetch_weights()
+        fetch_weights(first)
     with caplog.at_level(logging.INFO, "handler"):
         put(s3, "org/tiny/config.json", b'{"version": 2}')
         second = in_the_background(tmp_path)
         wait_for(lambda: any(record.msg == "fetch_waits" for record in caplog.records))
     if not fetched:  # the other looks again when its turn has come
         put(s3, "org/tiny/config.json", b'{"version": 3}')
-    first.fetch_weights()
+    fetch_weights(first)
     assert_whole(first.folder)
     assert (first.folder / "config.json").read_bytes() == b"{}"
     first.release()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from handler.s3_model import fetch_description
+from handler.s3_model import Located, fetch_description
 from tests.s3_server import BUCKET, Fault, Request
 
 SIZE = 5 * 2**20 + 17  # bytes of the weights: several ranges, the last one odd
@@ -25,10 +25,16 @@ def put(s3: Any, key: str, body: bytes, **options: str) -> None:
 
 def fetch(cache: Path, *, url: str = URL, attempts: int = 3) -> Path:
     """Fetch the whole model into a folder under *cache*."""
-    described = fetch_description(url, cache, attempts=attempts, stream=None)
-    described.fetch_weights()
-    described.release()
-    return described.folder
+    located = fetch_description(url, cache, attempts=attempts, stream=None)
+    fetch_weights(located)
+    located.release()
+    return located.folder
+
+
+def fetch_weights(located: Located) -> None:
+    """Fetch what is to be fetched."""
+    assert located.fetch_weights is not None
+    located.fetch_weights()
 
 
 def on_weights(fault: Fault, *, first_byte: int = 2 * RANGE, times: int = 10**6) -> Any:
