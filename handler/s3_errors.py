@@ -9,8 +9,6 @@ from handler.errors import StartError
 from handler.s3 import S3Location
 
 _DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "Forbidden"}
-_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
-_REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "UnrecognizedClientException"}
 _ELSEWHERE = {
     *("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
     *("301", "307"),
@@ -20,7 +18,26 @@ _BUSY = {
     *("RequestTimeout", "TooManyRequestsException", "BandwidthLimitExceeded"),
     *("429", "500", "502", "503", "504"),
 }
-_CHANGED = {"PreconditionFailed", "412"}
+# Other codes of S3, or statuses of what answers in its place -> cause and remedy.
+_CAUSES = {
+    ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"): (
+        "the AWS credentials have expired ({code}); renew them, or give the container a role"
+    ),
+    ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "UnrecognizedClientException"): (
+        "the AWS credentials are refused ({code}); check AWS_ACCESS_KEY_ID and its secret, or use a role"
+    ),
+    ("PreconditionFailed", "412"): "it changed while it was read; start again when its upload has finished",
+    ("NoSuchBucket",): "there is no such bucket; check EMBED_MODEL_PATH, and AWS_ENDPOINT_URL if it is set",
+    ("NoSuchKey", "404"): "it was deleted while it was read; upload the model again",
+    ("400",): (
+        "S3 refused (400); the AWS credentials may have expired, the KMS key that encrypts the object may be disabled, "
+        "or a caller's own key encrypts it"
+    ),
+    ("407",): "a proxy wants a name and password (407); check HTTP_PROXY and HTTPS_PROXY",
+    ("InvalidObjectState",): "it is archived; restore it to a storage class that can be read at once",
+    ("RequestTimeTooSkewed",): "this machine's clock is wrong; set it",
+    ("InvalidBucketName",): "that is not a bucket's name; check EMBED_MODEL_PATH",
+}
 _SERVER_ERROR = 500
 
 
@@ -58,39 +75,19 @@ def _refused(exc: Any, code: str, location: S3Location, attempts: int, anonymous
     """Explain an answer of S3."""
     if code in _BUSY or _status(exc) >= _SERVER_ERROR:
         return f"S3 answered {code} to each of {attempts} attempts; start later, or raise EMBED_HTTP_REQUEST_RETRIES"
-    grant = f"s3:ListBucket on bucket {location.bucket} and s3:GetObject on {location.prefix}*"
-    denied = f"access denied ({code}); grant {grant} (and kms:Decrypt where a KMS key encrypts them)"
-    if anonymous:
-        denied = f"access denied ({code}), and no AWS credentials were found; give the container a role with {grant}"
-    error = exc.response.get("Error", {})
-    headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    region = error.get("Region") or headers.get("x-amz-bucket-region") or "not told"
-    deleted = "it was deleted while it was read; upload the model again"
-    causes = {
-        **dict.fromkeys(_DENIED, denied),
-        **dict.fromkeys(
-            _EXPIRED, f"the AWS credentials have expired ({code}); renew them, or give the container a role"
-        ),
-        **dict.fromkeys(
-            _REFUSED, f"the AWS credentials are refused ({code}); check AWS_ACCESS_KEY_ID and its secret, or use a role"
-        ),
-        **dict.fromkeys(
-            _ELSEWHERE,
-            f"the bucket is in another region ({code}); set AWS_DEFAULT_REGION to the bucket's, which is {region}",
-        ),
-        **dict.fromkeys(_CHANGED, "it changed while it was read; start again when its upload has finished"),
-        "NoSuchBucket": "there is no such bucket; check EMBED_MODEL_PATH, and AWS_ENDPOINT_URL if it is set",
-        **dict.fromkeys(("NoSuchKey", "404"), deleted),
-        "400": "S3 refused (400); the AWS credentials may have expired, the KMS key that encrypts the object may be "
-        "disabled, or a caller's own key encrypts it",
-        "407": "a proxy wants a name and password (407); check HTTP_PROXY and HTTPS_PROXY",
-        "InvalidObjectState": "it is archived; restore it to a storage class that can be read at once",
-        "RequestTimeTooSkewed": "this machine's clock is wrong; set it",
-        "InvalidBucketName": "that is not a bucket's name; check EMBED_MODEL_PATH",
-    }
+    if code in _DENIED:
+        grant = f"s3:ListBucket on bucket {location.bucket} and s3:GetObject on {location.prefix}*"
+        if anonymous:
+            return f"access denied ({code}), and no AWS credentials were found; give the container a role with {grant}"
+        return f"access denied ({code}); grant {grant} (and kms:Decrypt where a KMS key encrypts them)"
+    if code in _ELSEWHERE:
+        headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        region = exc.response.get("Error", {}).get("Region") or headers.get("x-amz-bucket-region") or "not told"
+        return f"the bucket is in another region ({code}); set AWS_DEFAULT_REGION to the bucket's, which is {region}"
     if code.startswith("KMS."):
         return f"the KMS key that encrypts it cannot be used ({code}); enable that key, or upload it with another"
-    return causes.get(code, f"S3 refused with {code}")
+    known = (cause.format(code=code) for codes, cause in _CAUSES.items() if code in codes)
+    return next(known, f"S3 refused with {code}")
 
 
 def _status(exc: Any) -> int:
