@@ -82,27 +82,20 @@ def check_weights(folder: Path, *, allow_pickled: bool = False) -> list[Path]:
         StartError: no weights, a shard that is missing, outside or without a tensor of the index, a file that is cut
             off or not safetensors, or pickled weights that are not allowed.
     """
-    index = folder / _INDEX
-    promised: dict[Path, set[str]] = {}
-    if (folder / _SINGLE).is_file():  # which Transformers takes, whatever lies beside it
-        files = [folder / _SINGLE]
-    elif index.is_file():
-        promised = _indexed(index)
-        files = list(promised)
-    else:
-        files = _numbered(sorted(folder.glob("*.safetensors")))
-    for file in files:
-        if lacking := sorted(promised.get(file, set()) - check_safetensors(file)):
+    chosen = _chosen(folder)
+    for file, promised in chosen.items():
+        if lacking := sorted(promised - check_safetensors(file)):
             message = f"{file} has no {lacking[0]}, though the index names it there; download the model again"
             raise StartError(message)
-    if not files:
-        there = sorted([*folder.glob("*.bin"), *folder.glob("*.pt")])  # where vLLM looks then
-        files = [file for file in there if file.name not in _NO_WEIGHTS]
-        if files and not allow_pickled:
-            raise pickled(files[0])
+    if chosen:
+        return list(chosen)
+    there = sorted([*folder.glob("*.bin"), *folder.glob("*.pt")])  # where vLLM looks then
+    files = [file for file in there if file.name not in _NO_WEIGHTS]
     if not files:
         message = f"{folder} has no weights (no *.safetensors); download the model again"
         raise StartError(message)
+    if not allow_pickled:
+        raise pickled(files[0])
     return files
 
 
@@ -111,10 +104,18 @@ def beside_weights(folder: Path, load_format: str) -> frozenset[str]:
     if load_format not in _SAFETENSORS_LOADERS:
         return frozenset()
     there = {file.name for file in folder.glob("*.safetensors")}
-    index = folder / _INDEX
-    if _SINGLE in there:
-        return frozenset(there - {_SINGLE} | ({_INDEX} if index.is_file() else set()))
-    return frozenset(there - {file.name for file in _indexed(index)} if index.is_file() else ())
+    if (folder / _SINGLE).is_file() and (folder / _INDEX).is_file():
+        there.add(_INDEX)
+    return frozenset(there - {file.name for file in _chosen(folder)})
+
+
+def _chosen(folder: Path) -> dict[Path, set[str]]:
+    """Return the safetensors files that Transformers takes, and the tensors that an index promises in each."""
+    if (folder / _SINGLE).is_file():  # whatever lies beside it
+        return {folder / _SINGLE: set()}
+    if (folder / _INDEX).is_file():
+        return _indexed(folder / _INDEX)
+    return {file: set() for file in _numbered(sorted(folder.glob("*.safetensors")))}
 
 
 def _numbered(files: list[Path]) -> list[Path]:
