@@ -51,6 +51,10 @@ class S3Location:
         """The location as it is written in settings and messages."""
         return f"{SCHEME}{self.bucket}/{self.prefix}"
 
+    def object_url(self, key: str) -> str:
+        """Write the address of an object in the bucket for messages."""
+        return f"{SCHEME}{self.bucket}/{key}"
+
     def folder(self, cache: Path) -> Path:
         """Name the local folder that keeps what is read from here; the same one at every start."""
         name = re.sub(r"[^\w.-]", "_", PurePosixPath(self.prefix or self.bucket).name)

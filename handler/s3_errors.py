@@ -65,7 +65,7 @@ def explained(exc: Exception, location: S3Location, *, key: str | None, attempts
         attempts: how many were made of what is worth more than one.
         anonymous: whether no credentials were found.
     """
-    what = f"s3://{location.bucket}/{key}" if key else location.url
+    what = location.object_url(key) if key else location.url
     code = refusal(exc)
     cause = _not_reached(exc, attempts) if code is None else _refused(exc, code, location, attempts, anonymous)
     return StartError(f"{what} cannot be read: {cause}")

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,16 @@ class _Tally:
 
 
 @dataclass(slots=True)
+class _Range:
+    """Bytes *begin* to *end* of an object: how far they have been read, and the CRC so far."""
+
+    begin: int
+    end: int
+    offset: int
+    crc: int = 0
+
+
+@dataclass(slots=True)
 class _File:
     """An object on its way to *target*, with the check that it will get."""
 
@@ -74,8 +84,8 @@ class _File:
     target: Path
     partial: Path
     check: Check
+    ranges: list[_Range]
     missing: int  # ranges that have not come yet
-    crcs: dict[int, tuple[int, int]] = field(default_factory=dict)  # range's first byte -> (CRC, length)
 
 
 def _mb(count: float) -> float:
@@ -110,12 +120,9 @@ def fetch(source: Source, objects: Iterable[S3Object], turn: Turn, *, what: str)
             (folder / entry.name).unlink(missing_ok=True)
         check_space(folder, tally.total)
         files = [transfer.begin(entry, promise.result()) for entry, promise in zip(missing, promises, strict=True)]
-        ranges = [(file, begin) for file in files for begin in _begins(file.entry)]
-        reading += [readers.submit(transfer.read_range, file, begin) for file, begin in ranges]
+        reading += [readers.submit(transfer.read_range, file, part) for file in files for part in file.ranges]
         for read in as_completed(reading):
             read.result()
-    except _DiskError as exc:
-        raise disk_error(exc.args[0], folder) from exc
     except OSError as exc:
         raise disk_error(exc, folder) from exc
     finally:
@@ -123,11 +130,6 @@ def fetch(source: Source, objects: Iterable[S3Object], turn: Turn, *, what: str)
         readers.shutdown(wait=False, cancel_futures=True)
         wait(reading, _STOPPING_S)
     log.info("fetched", extra={**told, **tally.fields()})
-
-
-def _begins(entry: S3Object) -> range:
-    """First bytes of the ranges; an empty object has one, which is empty."""
-    return range(0, max(entry.size, 1), _RANGE_BYTES)
 
 
 class _Transfer:
@@ -155,48 +157,56 @@ class _Transfer:
         target.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as stream:
             stream.truncate(entry.size)
-        return _File(entry, target, partial, check, missing=len(_begins(entry)))
+        begins = range(0, max(entry.size, 1), _RANGE_BYTES)  # an empty object has one range, which is empty
+        ranges = [_Range(begin, min(begin + _RANGE_BYTES, entry.size), begin) for begin in begins]
+        return _File(entry, target, partial, check, ranges, missing=len(ranges))
 
-    def read_range(self, file: _File, begin: int) -> None:
+    def read_range(self, file: _File, part: _Range) -> None:
         """Read one range, in as many attempts as it takes; the reader of the last one finishes the file."""
-        end = min(begin + _RANGE_BYTES, file.entry.size)
-        place = _Place(begin)
-        if end > begin:
+        if part.end > part.begin:
             with file.partial.open("r+b", buffering=0) as stream:
-                self._attempt(file.entry, lambda: self._read(file, place, end, stream.fileno()))
+                self._attempt(file.entry, lambda: self._read(file, part, stream.fileno()))
         with self._lock:
-            file.crcs[begin] = (place.crc, end - begin)
             file.missing -= 1
             is_last = not file.missing
         if is_last:
             self._finish(file)
 
-    def _read(self, file: _File, place: _Place, end: int, descriptor: int) -> None:
-        """Go on at *place*: what has come before the connection broke is not read again."""
-        wanted = {"Range": f"bytes={place.offset}-{end - 1}", "IfMatch": file.entry.etag}
-        answer = self._source.client.get_object(Bucket=self._source.location.bucket, Key=file.entry.key, **wanted)
-        buffer = memoryview(bytearray(min(_BUFFER_BYTES, end - place.offset)))
+    def _read(self, file: _File, part: _Range, descriptor: int) -> None:
+        """Go on in *part*: what has come before the connection broke is not read again."""
+        location, last = self._source.location, part.end - 1
+        wanted = {"Range": f"bytes={part.offset}-{last}", "IfMatch": file.entry.etag}
+        answer = self._source.client.get_object(Bucket=location.bucket, Key=file.entry.key, **wanted)
+        buffer = memoryview(bytearray(min(_BUFFER_BYTES, part.end - part.offset)))
         with answer["Body"] as body:
             self._same(file.entry, answer)  # some stores and proxies do not know If-Match
-            if answer.get("ContentRange") != f"bytes {place.offset}-{end - 1}/{file.entry.size}":
-                what = f"s3://{self._source.location.bucket}/{file.entry.key}"
+            if answer.get("ContentRange") != f"bytes {part.offset}-{last}/{file.entry.size}":
+                what = location.object_url(file.entry.key)
                 remedy = "check AWS_ENDPOINT_URL and proxies"
                 message = f"{what} cannot be read: another range came than was asked for; {remedy}"
                 raise StartError(message)
-            while place.offset < end and not self._tally.stopped.is_set():
-                count = body.readinto(buffer[: end - place.offset])
+            while part.offset < part.end and not self._tally.stopped.is_set():
+                count = body.readinto(buffer[: part.end - part.offset])
                 if not count:
                     raise ConnectionResetError(errno.ECONNRESET, "the body ended early")
                 data = buffer[:count]
-                _write(descriptor, data, place.offset)
+                self._write(descriptor, data, part.offset)
                 if file.check.crc:
-                    place.crc = crc(file.check.crc, data, place.crc)
-                place.offset += count
+                    part.crc = crc(file.check.crc, data, part.crc)
+                part.offset += count
                 self._tally.add(count)
+
+    def _write(self, descriptor: int, data: memoryview, offset: int) -> None:
+        while data:
+            try:
+                count = os.pwrite(descriptor, data, offset)
+            except OSError as exc:  # not one of the connection, which would be tried again
+                raise disk_error(exc, self._folder) from exc
+            data, offset = data[count:], offset + count
 
     def _finish(self, file: _File) -> None:
         """Check the file, give it its name, and note that it is finished."""
-        what = f"s3://{self._source.location.bucket}/{file.entry.key}"
+        what = self._source.location.object_url(file.entry.key)
         if not self._keeps(file):
             message = (
                 f"{what} came with another {file.check.algorithm} than S3 keeps of it; start again or upload it again"
@@ -212,7 +222,8 @@ class _Transfer:
 
     def _keeps(self, file: _File) -> bool:
         if file.check.crc:
-            return combined(file.check.crc, [file.crcs[begin] for begin in sorted(file.crcs)]) == file.check.expected
+            crcs = [(part.crc, part.end - part.begin) for part in file.ranges]
+            return combined(file.check.crc, crcs) == file.check.expected
         if file_keeps(file.check, file.partial):
             return True
         if file.check.part_bytes is None:
@@ -231,36 +242,15 @@ class _Transfer:
 
     def _same(self, entry: S3Object, answer: Mapping[str, Any]) -> None:
         """Refuse an answer that is not of the object that was listed."""
-        if etag_of(answer, f"s3://{self._source.location.bucket}/{entry.key}") != entry.etag:
+        if etag_of(answer, self._source.location.object_url(entry.key)) != entry.etag:
             raise _changed(self._source, entry)
 
     def _attempt(self, entry: S3Object, call: Callable[[], Any]) -> Any:
         return attempted(self._source, entry.key, call, stopped=self._tally.stopped)
 
 
-@dataclass(slots=True)
-class _Place:
-    """How far a range has been read, and the CRC so far."""
-
-    offset: int
-    crc: int = 0
-
-
-def _write(descriptor: int, data: memoryview, offset: int) -> None:
-    while data:
-        try:
-            count = os.pwrite(descriptor, data, offset)
-        except OSError as exc:  # not one of the connection, which would be tried again
-            raise _DiskError(exc) from exc
-        data, offset = data[count:], offset + count
-
-
-class _DiskError(Exception):
-    """A write that failed."""
-
-
 def _changed(source: Source, entry: S3Object) -> StartError:
-    what = f"s3://{source.location.bucket}/{entry.key}"
+    what = source.location.object_url(entry.key)
     return StartError(f"{what} cannot be read: it changed while it was read; start again when its upload has finished")
 
 
@@ -273,7 +263,7 @@ def attempted(source: Source, key: str | None, call: Callable[[], Any], *, stopp
     for attempt in range(1, source.attempts + 1):
         try:
             return call()
-        except (StartError, _DiskError):
+        except StartError:
             raise
         except Exception as exc:  # botocore, urllib3 and the system have many
             if attempt == source.attempts or stopped.is_set() or not is_passing(exc):
