@@ -11,10 +11,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 _CRC_BYTES = {"CRC32": 4, "CRC32C": 4, "CRC64NVME": 8}
 _HASHES = ("SHA256", "SHA1")
@@ -27,7 +29,7 @@ _CHUNK_BYTES = 4 * 2**20
 class Check:
     """A promise: *expected* in base64; *part_bytes* where it is a checksum of the parts' checksums."""
 
-    algorithm: Literal["CRC32", "CRC32C", "CRC64NVME", "SHA256", "SHA1", "MD5"] | None  # None: only the size is known
+    algorithm: str | None  # a CRC, a hash of those below or MD5; None: only the size is known
     expected: str = ""
     part_bytes: int | None = None
 
@@ -56,12 +58,12 @@ def promised(head: Mapping[str, Any], *, first_part_bytes: Callable[[], int]) ->
             continue
         composite = _COMPOSITE.fullmatch(value)
         if composite is None and head.get("ChecksumType") != "COMPOSITE":
-            return Check(algorithm, value)  # type: ignore[arg-type]  # one of the names above
+            return Check(algorithm, value)
         if composite is None:
             continue
         size, parts, part_bytes = head["ContentLength"], int(composite[2]), first_part_bytes()
         if part_bytes > 0 and -(-size // part_bytes) == parts:  # parts of one size, as far as can be seen
-            return Check(algorithm, composite[1], part_bytes)  # type: ignore[arg-type]
+            return Check(algorithm, composite[1], part_bytes)
     md5 = _MD5_ETAG.fullmatch(head.get("ETag", ""))
     if md5 and head.get("ServerSideEncryption") in (None, "AES256") and not head.get("SSECustomerAlgorithm"):
         return Check("MD5", base64.b64encode(bytes.fromhex(md5[1])).decode())
@@ -104,12 +106,12 @@ def file_keeps(check: Check, file: Path, *, sizes: Sequence[int] = ()) -> bool:
         else:
             sizes = sizes or [min(check.part_bytes, size - begin) for begin in range(0, size, check.part_bytes)]
             digests = [_digest(check.algorithm, stream, part_bytes) for part_bytes in sizes]
-            digest = _one_digest(check.algorithm, b"".join(digests))
+            digest = _digest(check.algorithm, BytesIO(b"".join(digests)), sys.maxsize)
     return base64.b64encode(digest).decode() == check.expected
 
 
 def _digest(algorithm: str, stream: Any, length: int) -> bytes:
-    """Digest the next *length* bytes of *stream*."""
+    """Digest the next *length* bytes of *stream*, or as many as there are."""
     value = 0
     hashed = None if algorithm in _CRC_BYTES else hashlib.new(algorithm.lower(), usedforsecurity=False)
     while length > 0 and (data := stream.read(min(_CHUNK_BYTES, length))):
@@ -119,9 +121,3 @@ def _digest(algorithm: str, stream: Any, length: int) -> bytes:
         else:
             hashed.update(data)
     return value.to_bytes(_CRC_BYTES[algorithm], "big") if hashed is None else hashed.digest()
-
-
-def _one_digest(algorithm: str, data: bytes) -> bytes:
-    if algorithm in _CRC_BYTES:
-        return crc(algorithm, data, 0).to_bytes(_CRC_BYTES[algorithm], "big")
-    return hashlib.new(algorithm.lower(), data, usedforsecurity=False).digest()
