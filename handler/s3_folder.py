@@ -43,7 +43,6 @@ class Turn:
         """
         self.folder = folder
         self.waited = False
-        self._may_change = False
         self._descriptors: dict[str, int] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -58,17 +57,14 @@ class Turn:
             raise
 
     def wait_to_change(self) -> None:
-        """Wait for those who still load what is in the folder; before the first change."""
-        if not self._may_change:
-            self._lock(_USE, fcntl.LOCK_EX, "another process still loads what is in this folder")
-            self._may_change = True
+        """Wait for those who still load what is in the folder; before any change, at once where it has waited."""
+        self._lock(_USE, fcntl.LOCK_EX, "another process still loads what is in this folder")
 
     def end(self) -> None:
         """Let the next process have its turn; what is there stays as it is until `release`."""
         if _TURN in self._descriptors:
             self._lock(_USE, fcntl.LOCK_SH, "")
             self._unlock(_TURN)
-            self._may_change = False
 
     def release(self) -> None:
         """Let others change what is there."""
