@@ -25,12 +25,12 @@ _PARTS = (
     *("vocab*.txt", "merges*.txt", "dict.txt", "bpe.codes"),
 )
 _NOT_NEEDED = ("*.index.json", "data_config.json", "trainer_state.json", "*_results.json", "modelcard.json")
-_SAFETENSORS_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 _BIN_INDEX = "pytorch_model.bin.index.json"
 # In the folder of a module and in the root: the first kind that is there is read.
-_MODULE_WEIGHTS = (_SINGLE, "pytorch_model.bin")
-_ROOT_WEIGHTS = (_SINGLE, "model-*-of-*.safetensors", "*.safetensors", "pytorch_model*.bin")
+_MODULE_WEIGHTS = (SINGLE, "pytorch_model.bin")
+_ROOT_WEIGHTS = (SINGLE, "model-*-of-*.safetensors", "*.safetensors", "pytorch_model*.bin")
 _PICKLED = ".bin"
 _NAME_BYTES = 200  # of the 255 that file systems have; the rest is a digest
 _LISTING = {"Name", "KeyCount", "IsTruncated", "Contents"}  # what an answer with a listing has some of
@@ -156,7 +156,7 @@ def etag_of(answer: Mapping[str, Any], what: str) -> str:
 def choose_parts(objects: Iterable[S3Object]) -> list[S3Object]:
     """Choose what lies in the root and is not weights: configuration, tokenizer, the model's own code, indexes."""
     root = [entry for entry in objects if "/" not in entry.name]
-    indexes = {_SAFETENSORS_INDEX} if any(e.name.endswith(".safetensors") for e in root) else {_BIN_INDEX}
+    indexes = {SAFETENSORS_INDEX} if any(e.name.endswith(".safetensors") for e in root) else {_BIN_INDEX}
     return [entry for entry in root if entry.name in indexes or _is_part(entry)]
 
 
@@ -185,10 +185,9 @@ def choose_weights(
         StartError: there are none, a shard is missing, or they are pickled and that is not allowed.
     """
     root = {entry.name: entry for entry in objects if "/" not in entry.name}
-    for index in (_SAFETENSORS_INDEX, _BIN_INDEX):
-        if (folder / index).is_file() and _SINGLE not in root:
-            shards = [_shard(root, name, location) for name in _shards(folder / index, location)]
-            return _allowed(shards, allow_pickled=allow_pickled)
+    for index in (SAFETENSORS_INDEX, _BIN_INDEX):
+        if (folder / index).is_file() and SINGLE not in root:
+            return _allowed(_shards(folder / index, root, location), allow_pickled=allow_pickled)
     chosen = _allowed(_first_kind(root.values(), _ROOT_WEIGHTS), allow_pickled=allow_pickled)
     if not chosen:
         message = f"{location.url} has no weights (no *.safetensors); upload the whole model"
@@ -212,12 +211,17 @@ def check_streamed(objects: Iterable[S3Object], weights: Iterable[S3Object], loc
         raise StartError(message)
 
 
-def _shards(index: Path, location: S3Location) -> list[str]:
+def _shards(index: Path, root: Mapping[str, S3Object], location: S3Location) -> list[S3Object]:
+    """Return what *index* names, in order."""
     try:
-        return sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
+        names = sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         message = f"{location.url}{index.name} is broken; upload the model again"
         raise StartError(message) from exc
+    if missing := [name for name in names if name not in root]:
+        message = f"{location.url}{missing[0]} is missing, though the index names it; upload the model again"
+        raise StartError(message)
+    return [root[name] for name in names]
 
 
 def _allowed(chosen: list[S3Object], *, allow_pickled: bool) -> list[S3Object]:
@@ -225,13 +229,6 @@ def _allowed(chosen: list[S3Object], *, allow_pickled: bool) -> list[S3Object]:
         if entry.name.endswith(_PICKLED) and not allow_pickled:
             raise pickled(entry.key)
     return chosen
-
-
-def _shard(root: dict[str, S3Object], name: str, location: S3Location) -> S3Object:
-    if name not in root:
-        message = f"{location.url}{name} is missing, though the index names it; upload the model again"
-        raise StartError(message)
-    return root[name]
 
 
 def _is_part(entry: S3Object) -> bool:

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from handler.errors import StartError
-from handler.s3 import is_s3
+from handler.s3 import SAFETENSORS_INDEX, SINGLE, is_s3
 from handler.s3_model import Located, Stream, fetch_description
 from handler.trust import check_inside, pickled
 
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
 # vLLM's loaders that read buckets, and what they read there.
 _STREAMERS: dict[str, Stream] = {"runai_streamer": "all", "runai_streamer_sharded": "ranks"}
@@ -104,17 +102,17 @@ def beside_weights(folder: Path, load_format: str) -> frozenset[str]:
     if load_format not in _SAFETENSORS_LOADERS:
         return frozenset()
     there = {file.name for file in folder.glob("*.safetensors")}
-    if (folder / _SINGLE).is_file() and (folder / _INDEX).is_file():
-        there.add(_INDEX)
+    if (folder / SINGLE).is_file() and (folder / SAFETENSORS_INDEX).is_file():
+        there.add(SAFETENSORS_INDEX)
     return frozenset(there - {file.name for file in _chosen(folder)})
 
 
 def _chosen(folder: Path) -> dict[Path, set[str]]:
     """Return the safetensors files that Transformers takes, and the tensors that an index promises in each."""
-    if (folder / _SINGLE).is_file():  # whatever lies beside it
-        return {folder / _SINGLE: set()}
-    if (folder / _INDEX).is_file():
-        return _indexed(folder / _INDEX)
+    if (folder / SINGLE).is_file():  # whatever lies beside it
+        return {folder / SINGLE: set()}
+    if (folder / SAFETENSORS_INDEX).is_file():
+        return _indexed(folder / SAFETENSORS_INDEX)
     return {file: set() for file in _numbered(sorted(folder.glob("*.safetensors")))}
 
 
