@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import socket
 import sys
 from logging.config import dictConfig
 from pathlib import Path
@@ -18,6 +17,7 @@ from gunicorn.errors import HaltServer
 
 from handler.errors import StartError
 from handler.logs import leave_out_callers, logging_config, take_over
+from handler.ports import bound
 from handler.settings import Settings, prepare_process, wanted_log_format
 from handler.worker import SPARE_THREADS
 
@@ -26,24 +26,9 @@ if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
 
 
-def _check_port(port: int) -> None:
-    """Bind *port* for a moment: gunicorn would try for seconds and then name no setting.
-
-    Raises:
-        StartError: it is taken, or not this user's to take.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gunicorn does: closed connections take no port
-        try:
-            probe.bind(("0.0.0.0", port))  # noqa: S104 - where gunicorn will listen
-        except OSError as exc:
-            message = f"PORT: port {port} cannot be used: {exc.strerror}"
-            raise StartError(message) from exc
-
-
 try:
     _settings = Settings.from_environment()
-    _check_port(_settings.port)
+    bound(_settings.port, "PORT").close()  # gunicorn would try for seconds and then name no setting
 except StartError as problem:  # gunicorn has not set up its log yet; alarms look for this event
     dictConfig(logging_config(level="ERROR", log_format=wanted_log_format()))
     for line in str(problem).splitlines():

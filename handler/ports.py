@@ -6,12 +6,13 @@ import logging
 import socket
 import threading
 import time
-from typing import Any
-
-from prometheus_client import CollectorRegistry, start_http_server
+from typing import TYPE_CHECKING, Any
 
 from handler.errors import StartError
 from handler.lifecycle import Lifecycle, State
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ def serve_metrics(port: int, registry: CollectorRegistry) -> None:
     Raises:
         StartError: the port is taken.
     """
+    from prometheus_client import start_http_server  # noqa: PLC0415 - gunicorn's master, which takes a port, needs none
+
     try:
         start_http_server(port, registry=registry)
     except OSError as exc:
@@ -40,20 +43,24 @@ def open_tcp_probes(ports: tuple[int, ...], lifecycle: Lifecycle[Any]) -> None:
     Raises:
         StartError: a port is taken.
     """
-    for listener in [_bound(port) for port in ports]:
+    for listener in [bound(port, "EMBED_TCP_PROBES") for port in ports]:
         name = f"tcp-probe-{listener.getsockname()[1]}"
         threading.Thread(target=_accept_while_ready, args=(listener, lifecycle), name=name, daemon=True).start()
 
 
-def _bound(port: int) -> socket.socket:
-    """Take *port* without listening: the kernel refuses connections to it."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def bound(port: int, setting: str) -> socket.socket:
+    """Take *port*, which *setting* names, without listening: the kernel refuses connections to it.
+
+    Raises:
+        StartError: it is taken, or not this user's to take.
+    """
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gunicorn does: closed connections take no port
     try:
-        listener.bind(("0.0.0.0", port))  # noqa: S104 - probes come from outside of the container
+        listener.bind(("0.0.0.0", port))  # noqa: S104 - clients and probes come from outside of the container
     except OSError as exc:
         listener.close()
-        message = f"EMBED_TCP_PROBES: port {port} cannot be used: {exc.strerror}"
+        message = f"{setting}: port {port} cannot be used: {exc.strerror}"
         raise StartError(message) from exc
     return listener
 

@@ -88,7 +88,7 @@ ALLOWED: dict[str, set[str]] = {
     "refusals": {"envelopes", "errors", "logs"},
     "room": {"incoming", "outgoing"},
     "worker": {"connections", "errors", "incoming", "lifecycle", "logs", "outgoing", "refusals", "room", "strands"},
-    "gunicorn_conf": {"errors", "logs", "settings", "worker"},
+    "gunicorn_conf": {"errors", "logs", "ports", "settings", "worker"},
     "env_formats": set(),
     "toml_converter": {"engine_args", "env_formats", "setting_checks", "settings"},
     "__main__": {"env_formats", "toml_converter"},
