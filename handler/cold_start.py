@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import fields
 
 from handler.caches import copy_baked, look_over
 from handler.encoding import finish_vectors
@@ -187,16 +188,8 @@ def _engine_options(settings: Settings, folder: ModelFolder, *, streamed_from: s
         normalizes=folder.normalizes,
         dense_layers=folder.dense_layers,
         config_dtype=folder.dtype,
-        dtype=settings.dtype,
-        max_model_len=settings.max_model_len,
-        max_num_seqs=settings.max_num_seqs,
-        max_num_batched_tokens=settings.max_num_batched_tokens,
-        tensor_parallel_size=settings.tensor_parallel_size,
-        pipeline_parallel_size=settings.pipeline_parallel_size,
-        gpu_memory_utilization=settings.gpu_memory_utilization,
-        enforce_eager=settings.enforce_eager,
-        load_format=settings.load_format,
         overrides=settings.engine_args,
+        **settings.model_dump(include={option.name for option in fields(EngineOptions)}),  # those of the same name
     )
 
 
