@@ -86,24 +86,18 @@ _REMEDIES = {
         "set EMBED_MAX_NUM_BATCHED_TOKENS to at least the longest input's tokens, or EMBED_MAX_MODEL_LEN lower"
     ),
     ("max_model_len",): "set EMBED_MAX_MODEL_LEN to at most what the model was made for",
-    (
-        "architecture",
-        "not supported",
-        "unsupported",
-        "no other way to handle",
-    ): "this vLLM does not serve that architecture or choice",
+    ("architecture", "not supported", "unsupported", "no other way to handle"): (
+        "this vLLM does not serve that architecture or choice"
+    ),
     ("file access error",): (  # the streaming loader's only words
         "an object was cut off, changed or refused while it was streamed; start again, or leave EMBED_LOAD_FORMAT at "
         "auto, which tells what it was"
     ),
     ("missingweights",): "download the model again; if they are there, this vLLM cannot serve it",
     ("attempted to load weight", "size mismatch"): "config.json and the weights do not belong together; download again",
-    (
-        "safetensor",
-        "header",
-        "no such file",
-        "weights",
-    ): "the weights are broken or incomplete; download the model again",
+    ("safetensor", "header", "no such file", "weights"): (
+        "the weights are broken or incomplete; download the model again"
+    ),
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import tempfile
 import threading
@@ -178,11 +177,9 @@ def _read_all(files: list[Path]) -> None:
 
 
 def _read_part(file: Path, offset: int) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.preadv(descriptor, [bytearray(_CHUNK_BYTES)], offset)
-    finally:
-        os.close(descriptor)
+    with file.open("rb", buffering=0) as stream:
+        stream.seek(offset)
+        stream.readinto(bytearray(_CHUNK_BYTES))
 
 
 def overlay(folder: Path, patches: Mapping[str, Mapping[str, Any]], hidden: frozenset[str] = frozenset()) -> Path:
