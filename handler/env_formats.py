@@ -29,28 +29,24 @@ class Comment:
 Entry = Variable | Comment
 
 
-def _as_env(entry: Entry) -> str:
-    return f"# {entry.text}" if isinstance(entry, Comment) else f"{entry.name}={shlex.quote(entry.value)}"
+def _as_env(variable: Variable) -> str:
+    return f"{variable.name}={shlex.quote(variable.value)}"
 
 
-def _as_docker(entry: Entry) -> str:
+def _as_docker(variable: Variable) -> str:
     """Write a line of `docker run --env-file`, which knows no quotes."""
-    if isinstance(entry, Comment):
-        return f"# {entry.text}"
-    if "\n" in entry.value:
-        message = f"{entry.name}: an env file of Docker cannot hold a value of several lines"
+    if "\n" in variable.value:
+        message = f"{variable.name}: an env file of Docker cannot hold a value of several lines"
         raise ConversionError(message)
-    return f"{entry.name}={entry.value}"
+    return f"{variable.name}={variable.value}"
 
 
-def _as_cloudformation(entry: Entry) -> str:
-    return f"    # {entry.text}" if isinstance(entry, Comment) else f"    {entry.name}: {_yaml(entry.value)}"
+def _as_cloudformation(variable: Variable) -> str:
+    return f"{variable.name}: {_yaml(variable.value)}"
 
 
-def _as_cloudrun(entry: Entry) -> str:
-    if isinstance(entry, Comment):
-        return f"  # {entry.text}"
-    return f"  - name: {entry.name}\n    value: {_yaml(entry.value)}"
+def _as_cloudrun(variable: Variable) -> str:
+    return f"- name: {variable.name}\n    value: {_yaml(variable.value)}"
 
 
 def _yaml(text: str) -> str:
@@ -59,12 +55,12 @@ def _yaml(text: str) -> str:
     return f'"{"".join(escaped)}"'
 
 
-# name -> what comes first, and how an entry is written
-FORMATS: dict[str, tuple[str, Callable[[Entry], str]]] = {
-    "env": ("", _as_env),
-    "docker": ("", _as_docker),
-    "cloudformation": ("Environment:\n  Variables:\n", _as_cloudformation),
-    "cloudrun": ("env:\n", _as_cloudrun),
+# name -> what comes first, what stands before each entry, and how a variable is written
+FORMATS: dict[str, tuple[str, str, Callable[[Variable], str]]] = {
+    "env": ("", "", _as_env),
+    "docker": ("", "", _as_docker),
+    "cloudformation": ("Environment:\n  Variables:\n", "    ", _as_cloudformation),
+    "cloudrun": ("env:\n", "  ", _as_cloudrun),
 }
 
 
@@ -74,5 +70,6 @@ def write_environment(entries: Iterable[Entry], form: str) -> str:
     Raises:
         ConversionError: the format cannot hold a value.
     """
-    head, write = FORMATS[form]
-    return head + "".join(write(entry) + "\n" for entry in entries)
+    head, indent, write = FORMATS[form]
+    written = (f"# {entry.text}" if isinstance(entry, Comment) else write(entry) for entry in entries)
+    return head + "".join(f"{indent}{lines}\n" for lines in written)
