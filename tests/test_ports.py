@@ -12,15 +12,12 @@ from handler.errors import StartError
 from handler.lifecycle import Lifecycle
 from handler.metrics import Metrics
 from handler.ports import open_tcp_probes, serve_metrics
-from tests.server import accepts, free_port
+from tests.server import accepts, free_port, wait_for
 
 
 def wait_until(port: int, *, accepting: bool) -> None:
     """Wait for the probe's thread to see the state."""
-    deadline = time.monotonic() + 10
-    while accepts(port) is not accepting:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: accepts(port) is accepting, timeout_s=10)
 
 
 def test_a_probe_accepts_only_while_the_model_is_ready() -> None:
