@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr
-from pydantic_settings import NoDecode
 
 from handler.access import key_problem
 
@@ -101,12 +100,12 @@ def _matryoshka(value: object) -> object:
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]  # what vLLM, torch and the kernel count with
 Port = Annotated[int, Field(ge=1, le=65535)]
-CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
-Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
+CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
 MetricsPort = Annotated[Port | None, BeforeValidator(_no_service_link)]
-PortList = Annotated[tuple[Port, ...], NoDecode, BeforeValidator(_comma_list)]
-JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)]
-JsonList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json)]
-Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)]
+PortList = Annotated[tuple[Port, ...], BeforeValidator(_comma_list)]
+JsonObject = Annotated[dict[str, Any], BeforeValidator(_json)]
+JsonList = Annotated[tuple[str, ...], BeforeValidator(_json)]
+Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_keys)]
 Sizes = Annotated[tuple[Count, ...], Field(min_length=1)]
-Matryoshka = Annotated[Literal["any"] | Sizes | None, NoDecode, BeforeValidator(_matryoshka)]
+Matryoshka = Annotated[Literal["any"] | Sizes | None, BeforeValidator(_matryoshka)]

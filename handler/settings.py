@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         alias_generator=AliasGenerator(validation_alias=lambda field: PREFIX + field.upper()),
         case_sensitive=True,  # port is another variable than PORT
+        enable_decoding=False,  # lists and objects have checks of their own, which read commas or JSON
         env_ignore_empty=True,
         frozen=True,
         extra="ignore",

@@ -107,7 +107,7 @@ OWNERS = {
     "awscrt": {"s3_checks"},
     "greenlet": {"strands"},
     "transformers": {"tokenizer_files"},
-    "pydantic_settings": {"setting_checks", "settings"},
+    "pydantic_settings": {"settings"},
     "prometheus_client": {"metrics", "ports"},
     "opentelemetry": {"traces"},
     "aws_lambda_powertools": {"emf"},
