@@ -8,15 +8,20 @@ from typing import Any
 _USER = re.compile(r"""(\w+://).*@|[^\s"']+@""")
 
 
-def client(service: str, *, attempts: int, **config: Any) -> Any:
+def client(service: str, *, attempts: int, anonymous: bool = False, **config: Any) -> Any:
     """Return boto3's client of *service*; *config* goes into botocore's `Config`.
+
+    The requests of an *anonymous* one say nothing of who asks.
 
     Raises:
         botocore.exceptions.BotoCoreError: no region, among others.
     """
     import boto3  # noqa: PLC0415 - half a second that only users of AWS pay
+    from botocore import UNSIGNED  # noqa: PLC0415
     from botocore.config import Config  # noqa: PLC0415
 
+    if anonymous:
+        config["signature_version"] = UNSIGNED
     retries = {"total_max_attempts": attempts, "mode": "standard"}
     return boto3.client(service, config=Config(retries=retries, connect_timeout=5, **config))
 
@@ -30,13 +35,6 @@ def has_credentials() -> bool:
     import boto3  # noqa: PLC0415 - see above
 
     return boto3.Session().get_credentials() is not None
-
-
-def unsigned() -> Any:
-    """Return the `signature_version` of requests that say nothing of who asks."""
-    from botocore import UNSIGNED  # noqa: PLC0415 - see above
-
-    return UNSIGNED
 
 
 def refusal(exc: Exception) -> str | None:

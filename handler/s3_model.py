@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from handler.aws import client, has_credentials, unsigned
+from handler.aws import client, has_credentials
 from handler.errors import StartError
 from handler.module_list import read_modules
 from handler.s3 import (
@@ -122,14 +122,13 @@ def _source(location: S3Location, attempts: int) -> Source:
     """Make the client; without credentials a bucket is read as everybody may read it."""
     try:
         anonymous = not has_credentials()
-        signature = {"signature_version": unsigned()} if anonymous else {}
         s3 = client(
             "s3",
             attempts=1,  # counted in `attempted`, for bodies that break off too
+            anonymous=anonymous,
             max_pool_connections=READERS,
             read_timeout=_READ_TIMEOUT_S,
             response_checksum_validation="when_required",  # ours are of whole objects, a range has none
-            **signature,
         )
     except Exception as exc:
         raise explained(exc, location, key=None, attempts=attempts, anonymous=False) from exc

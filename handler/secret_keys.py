@@ -52,6 +52,7 @@ class SecretKeys:
         """
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - only users of a secret pay for it
 
+        about = f"EMBED_API_KEYS_SECRET_ID: {self._secret_id}"
         try:
             if self._client is None:
                 self._client = client("secretsmanager", attempts=self._attempts)
@@ -60,9 +61,8 @@ class SecretKeys:
             code = refusal(exc)
             grant = "; grant secretsmanager:GetSecretValue" if code and code.startswith("AccessDenied") else ""
             reason = f" ({code}){grant}" if code else f": {told(exc)}"
-            message = f"EMBED_API_KEYS_SECRET_ID: {self._secret_id} cannot be read{reason}"
+            message = f"{about} cannot be read{reason}"
             raise StartError(message) from exc
-        about = f"EMBED_API_KEYS_SECRET_ID: {self._secret_id}"
         try:
             keys, problem = _keys(answer.get("SecretString"))
         except ValueError as exc:
