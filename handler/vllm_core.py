@@ -12,6 +12,7 @@ import importlib
 import sys
 import threading
 import warnings
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -22,12 +23,13 @@ from handler.engine_args import OURS, EngineOptions, check_engine_args, explain
 from handler.errors import StartError
 from handler.logs import drop_own_handlers
 from handler.trust import needs_code
-from handler.vllm_mends import let_compiled_models_load, refuse_missing_weights, skip_needless_warm_ups
+from handler.vllm_mends import count_dense, let_compiled_models_load, refuse_missing_weights, skip_needless_warm_ups
 
 _CPU_KV_CACHE_BYTES = 4 * 2**30  # vLLM asks for 92 % of memory by itself; in one process pages are taken when used
 _CPU_KV_BLOCK_TOKENS = 32  # the least that is fast; with vLLM's 128 no usual instruction is ever found in the cache
 
 
+@cache  # once in a process: what is changed of vLLM here is changed in place
 def import_vllm() -> None:
     """Import what the engine needs, most of a cold start, so that it can be timed by itself."""
     skip_needless_warm_ups()
@@ -36,7 +38,8 @@ def import_vllm() -> None:
     for module in ("torch", "vllm.engine.arg_utils", "vllm.v1.engine.core", "vllm.v1.executor"):
         importlib.import_module(module)
         drop_own_handlers("torch")
-    refuse_missing_weights(importlib.import_module("vllm.model_executor.model_loader.base_loader"))
+    base_loader = importlib.import_module("vllm.model_executor.model_loader.base_loader")
+    refuse_missing_weights(base_loader)
 
 
 class VllmCore:
@@ -88,7 +91,7 @@ class VllmCore:
 
     def _check_dense(self, options: EngineOptions) -> None:
         """Refuse a model whose Dense modules vLLM failed to load, which it only logs."""
-        loaded = min(self._core.collective_rpc("apply_model", args=(_count_dense,)))
+        loaded = min(self._core.collective_rpc("apply_model", args=(count_dense,)))
         if loaded != options.dense_layers:
             message = f"vLLM loaded {loaded} of {options.dense_layers} Dense modules of {options.shown_as}; not served"
             raise StartError(message)
@@ -246,15 +249,6 @@ def _encoder_runner(core: Any) -> Any | None:
     return runner if encoder else None
 
 
-def _count_dense(model: Any) -> int:
-    """Count the linear layers of the embedding head; runs in every worker process of the engine."""
-    pooler = getattr(model, "pooler", None)
-    pooler = getattr(pooler, "poolers_by_task", {}).get("embed", pooler)
-    projector: Any = getattr(getattr(pooler, "head", None), "projector", None)
-    layers = projector.modules() if hasattr(projector, "modules") else ()
-    return sum(hasattr(layer, "out_features") for layer in layers)
-
-
 def _engine_args(options: EngineOptions) -> Any:
     from vllm.engine.arg_utils import EngineArgs  # noqa: PLC0415
     from vllm.platforms import current_platform  # noqa: PLC0415
@@ -287,6 +281,7 @@ def _engine_args(options: EngineOptions) -> Any:
         "skip_tokenizer_init": True,  # we tokenise
         "disable_log_stats": True,
         "use_tqdm_on_load": False,  # our log tells the phases
+        "worker_extension_cls": "handler.vllm_workers.Nothing",
         "tensor_parallel_size": options.tensor_parallel_size,
         "pipeline_parallel_size": options.pipeline_parallel_size,
         "load_format": options.load_format,

@@ -1,4 +1,4 @@
-"""What vLLM 0.32 would do amiss for text embedding, mended in place; worker processes that are forked inherit it."""
+"""What vLLM 0.32 would do amiss for text embedding, mended in place."""
 
 from __future__ import annotations
 
@@ -92,3 +92,15 @@ def _marked(model: Any) -> Iterator[tuple[str, Any]]:
                 column = parameter.data if parameter.dim() == 1 else parameter.data[..., 0]
                 if column.is_floating_point():
                     yield f"{layer}.{name}", column
+
+
+def count_dense(model: Any) -> int:
+    """Count the linear layers of the embedding head, which vLLM only logs if it fails to load them.
+
+    It runs in every worker process of the engine.
+    """
+    pooler = getattr(model, "pooler", None)
+    pooler = getattr(pooler, "poolers_by_task", {}).get("embed", pooler)
+    projector: Any = getattr(getattr(pooler, "head", None), "projector", None)
+    layers = projector.modules() if hasattr(projector, "modules") else ()
+    return sum(hasattr(layer, "out_features") for layer in layers)

@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "installation": {"errors"},
     "engine_args": {"errors"},
     "vllm_core": {"engine_args", "errors", "logs", "trust", "vllm_mends"},
+    "vllm_workers": {"vllm_core"},
     "encoding": {"errors", "strands"},
     "model_patches": {"errors"},
     "module_list": {"errors", "trust"},
