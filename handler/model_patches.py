@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from handler.distilbert import MODEL_TYPE, config_as_bert
 from handler.errors import StartError
 
 Json = dict[str, Any]
@@ -24,10 +25,15 @@ _STRANGERS |= {"xlm-roberta-xl", "xmod"}
 def config_patch(config: Json) -> Patches:
     """Name RoBERTa's class, and its kind of positions, which vLLM needs and Transformers 5 does not write any more.
 
+    DistilBERT gets what BERT's class needs.
+
     Raises:
         StartError: a model whose positions vLLM would count from 0, though they begin behind the padding id.
     """
-    if (kind := config.get("model_type")) in _STRANGERS:
+    kind = config.get("model_type")
+    if kind == MODEL_TYPE:
+        return {"config.json": config_as_bert(config)}
+    if kind in _STRANGERS:
         message = f"vLLM counts the positions of {kind} models from 0, but they begin behind the padding id; not served"
         raise StartError(message)
     if kind not in _ROBERTAS:

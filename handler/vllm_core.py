@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from handler.distilbert import load_distilbert_as_bert
 from handler.engine_args import OURS, EngineOptions, check_engine_args, explain
 from handler.errors import StartError
 from handler.logs import drop_own_handlers
@@ -39,6 +40,7 @@ def import_vllm() -> None:
         importlib.import_module(module)
         drop_own_handlers("torch")
     base_loader = importlib.import_module("vllm.model_executor.model_loader.base_loader")
+    load_distilbert_as_bert(base_loader)
     refuse_missing_weights(base_loader)
 
 

@@ -52,17 +52,24 @@ def _template(tokenizer: Tokenizer, template: str) -> processors.TemplateProcess
     return processors.TemplateProcessing(single=template, special_tokens=[(n, tokenizer.token_to_id(n)) for n in names])
 
 
-def bert(folder: Path, *, truncating: bool = False) -> hf.PreTrainedConfig:
+def bert(folder: Path, *, truncating: bool = False, kind: Any = hf.BertTokenizer) -> hf.PreTrainedConfig:
     """Make a BERT with a cased tokenizer, whose tokenizer.json may cut and pad to 16 tokens as MiniLM's does to 128."""
     words, ends, chars = _pieces()
     pieces = [*BERT_TOKENS, *chars, *words, *(f"##{piece}" for piece in ends + chars)]
     vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
-    tokenizer = hf.BertTokenizer(vocab=vocab, do_lower_case=False, strip_accents=False, model_max_length=64)
+    tokenizer = kind(vocab=vocab, do_lower_case=False, strip_accents=False, model_max_length=64)
     if truncating:
         tokenizer.backend_tokenizer.enable_truncation(16)
         tokenizer.backend_tokenizer.enable_padding(length=16)
     tokenizer.save_pretrained(folder)
     return hf.BertConfig(vocab_size=len(vocab), max_position_embeddings=64, pad_token_id=0, **SHAPE)
+
+
+def distilbert(folder: Path) -> hf.PreTrainedConfig:
+    """Make a DistilBERT, which has words for the same sizes of its own."""
+    vocab_size = bert(folder, kind=hf.DistilBertTokenizer).vocab_size
+    size = {"dim": DIM, "n_layers": 2, "n_heads": 2, "hidden_dim": 96, "max_position_embeddings": 64}
+    return hf.DistilBertConfig(vocab_size=vocab_size, pad_token_id=0, **size)
 
 
 def xlm_roberta(folder: Path, *, max_length: int = 128) -> hf.PreTrainedConfig:

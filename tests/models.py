@@ -15,7 +15,7 @@ import torch
 import transformers as hf
 from safetensors.torch import save_file
 
-from tests.backbones import DIM, Json, bert, camembert, modernbert, qwen3, write_json, xlm_roberta
+from tests.backbones import DIM, Json, bert, camembert, distilbert, modernbert, qwen3, write_json, xlm_roberta
 
 INSTRUCTION = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 
@@ -107,6 +107,10 @@ RECIPES = {
     "xlm-roberta-cls": _xlm_roberta_recipe(CLS, NORMALIZE),
     "xlm-roberta-raw": _xlm_roberta_recipe(CLS),
     "camembert-mean": Recipe(camembert, (TRANSFORMER, MEAN, NORMALIZE)),
+    "distilbert-mean": Recipe(distilbert, (TRANSFORMER, MEAN, NORMALIZE)),
+    "distilbert-dense": Recipe(
+        distilbert, (TRANSFORMER, CLS, _dense(TANH, size=48, bias=True)), config={"activation": "relu"}
+    ),
     "modernbert-mean": _modernbert_recipe(NORMALIZE),
     "modernbert-dense": _modernbert_recipe(_dense(TANH, size=48, bias=True), NORMALIZE),
     "modernbert-dense-identity": _modernbert_recipe(_dense(IDENTITY)),

@@ -138,6 +138,15 @@ def test_a_class_that_vllm_has_not_gets_the_name_of_one_it_has(folders: Path, tm
         read_model_folder(strange)
 
 
+def test_a_distilbert_is_shown_to_vllm_as_bert(folders: Path) -> None:
+    """Its own name stays where people read it, its type where its weights are loaded."""
+    folder = read_model_folder(models.build("distilbert-dense", folders))
+    assert folder.architecture == "DistilBertModel"
+    seen = folder.patches["config.json"]
+    assert (seen["architectures"], seen["model_type"]) == (["BertModel"], "distilbert")
+    assert (seen["hidden_act"], seen["intermediate_size"]) == ("relu", 96)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

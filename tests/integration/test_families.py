@@ -22,7 +22,7 @@ from tests.server import Server
 
 WORDS = ["the", "river", "Straße", "über", "東京", "garçon", "42", "%", "slowly", "(see", "#7)", "What", "is", "rain?"]
 COSINE = 0.9999
-MAX_TOKENS = {"xlm": 128, "cam": 40, "mod": 256, "qwe": 256, "ber": 64}
+MAX_TOKENS = {"xlm": 128, "cam": 40, "dis": 64, "mod": 256, "qwe": 256, "ber": 64}
 
 
 def texts_up_to(tokens: int) -> list[str]:
@@ -208,12 +208,13 @@ def test_folders_that_vllm_misreads(
     assert (cosines(got, reference(models.build(name, folders), texts)) >= COSINE).all()
 
 
-def test_two_workers_share_a_model(folders: Path) -> None:
+@pytest.mark.parametrize("name", ["qwen3-last", "distilbert-mean"])
+def test_two_workers_share_a_model(name: str, folders: Path) -> None:
     """Tensor parallelism: the engine starts two worker processes, and the vectors are the same.
 
     Here float32 is asked for, which elsewhere is what a model gets unasked.
     """
-    folder = models.build("qwen3-last", folders)
+    folder = models.build(name, folders)
     texts = texts_up_to(60)
     two = {"EMBED_TENSOR_PARALLEL_SIZE": "2", "VLLM_CPU_OMP_THREADS_BIND": "0|1"}
     two["EMBED_ENGINE_ARGS"] = '{"kv_cache_memory_bytes": 67108864}'  # of 4 GiB each worker fills every page, in 10 s

@@ -1,0 +1,85 @@
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from handler.distilbert import config_as_bert, load_distilbert_as_bert, weights_as_bert
+
+# The names of one layer, as DistilBERT's files have them and as vLLM's BERT takes them.
+LAYER = {
+    "attention.q_lin": "attention.self.query",
+    "attention.k_lin": "attention.self.key",
+    "attention.v_lin": "attention.self.value",
+    "attention.out_lin": "attention.output.dense",
+    "sa_layer_norm": "attention.output.LayerNorm",
+    "ffn.lin1": "intermediate.dense",
+    "ffn.lin2": "output.dense",
+    "output_layer_norm": "output.LayerNorm",
+}
+WORDS = "embeddings.word_embeddings.weight"
+
+
+def names(*theirs: str) -> list[str]:
+    """What becomes of weights that are called so."""
+    return [name for name, _ in weights_as_bert((name, torch.ones(3, 2)) for name in theirs)]
+
+
+def test_every_weight_of_a_layer_gets_berts_name() -> None:
+    """Weights and biases, of layers with more than one digit too, and with the model's name in front."""
+    for kind in ("weight", "bias"):
+        for theirs, berts in LAYER.items():
+            for base in ("", "distilbert."):
+                assert names(f"{base}transformer.layer.11.{theirs}.{kind}") == [f"encoder.layer.11.{berts}.{kind}"]
+
+
+def test_the_embeddings_get_a_token_type_that_adds_nothing() -> None:
+    """One row, as wide as a word and of its type."""
+    words = torch.ones(5, 4, dtype=torch.bfloat16)
+    (_, same), (name, added) = weights_as_bert([(f"distilbert.{WORDS}", words)])
+    assert same is words
+    assert name == "embeddings.token_type_embeddings.weight"
+    assert added.dtype == torch.bfloat16
+    assert torch.equal(added, torch.zeros(1, 4, dtype=torch.bfloat16))
+    assert names("embeddings.position_embeddings.weight", "embeddings.LayerNorm.bias") == [
+        "embeddings.position_embeddings.weight",
+        "embeddings.LayerNorm.bias",
+    ]
+
+
+def test_heads_of_other_tasks_are_left_out() -> None:
+    """An embedding does not pass them."""
+    assert names("vocab_transform.weight", "vocab_projector.bias", "pre_classifier.weight", "qa_outputs.bias") == []
+
+
+def test_berts_words_are_added_to_the_config() -> None:
+    """Where a key is left out, Transformers' default counts."""
+    config = {"model_type": "distilbert", "architectures": ["DistilBertForMaskedLM"], "dim": 64}
+    added = {"architectures": ["BertModel"], "layer_norm_eps": 1e-12, "type_vocab_size": 1}
+    assert config_as_bert(config) == {**config, **added, "hidden_act": "gelu", "intermediate_size": 3072}
+    chosen = config_as_bert({**config, "activation": "relu", "hidden_dim": 96})
+    assert (chosen["hidden_act"], chosen["intermediate_size"]) == ("relu", 96)
+
+
+def loaded(model_type: str | None) -> list[str]:
+    """Load one weight into what a stand-in for vLLM's module makes, and return the names that came."""
+    config = SimpleNamespace(model_type=model_type) if model_type else None
+    came: list[str] = []
+
+    class Model:
+        def __init__(self) -> None:
+            self.config = config
+
+        def load_weights(self, weights: Any) -> None:
+            came.extend(name for name, _ in weights)
+
+    module = SimpleNamespace(initialize_model=lambda **_: Model())
+    load_distilbert_as_bert(module)
+    module.initialize_model(vllm_config=None).load_weights([(WORDS, torch.ones(3, 2))])
+    return came
+
+
+def test_only_distilberts_weights_are_changed() -> None:
+    """Every other model gets its own as they are."""
+    assert loaded("distilbert") == [WORDS, "embeddings.token_type_embeddings.weight"]
+    assert loaded("bert") == [WORDS]
+    assert loaded(None) == [WORDS]
