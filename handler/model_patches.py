@@ -18,8 +18,19 @@ _KNOWN_AS = {
     "XLMRobertaForMaskedLM": "RobertaForMaskedLM",
 }
 # Models of which no class of vLLM's knows where their positions begin.
-_STRANGERS = {"data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "roberta-prelayernorm"}
+_STRANGERS = {"data2vec-text", "esm", "ibert", "longformer", "luke", "roberta-prelayernorm"}
 _STRANGERS |= {"xlm-roberta-xl", "xmod"}
+# What vLLM 0.32 lacks for families that many models are made of, and which of other families do the same.
+_LACKING = {
+    "albert": (
+        "no class for ALBERT, whose layers share their weights",
+        "paraphrase-MiniLM-L3-v2 for paraphrase-albert-small-v2",
+    ),
+    "mpnet": (
+        "no attention with the relative position bias that MPNet adds to its scores",
+        "all-distilroberta-v1 for all-mpnet-base-v2, multi-qa-distilbert-cos-v1 for multi-qa-mpnet-base",
+    ),
+}
 
 
 def config_patch(config: Json) -> Patches:
@@ -28,11 +39,16 @@ def config_patch(config: Json) -> Patches:
     DistilBERT gets what BERT's class needs.
 
     Raises:
-        StartError: a model whose positions vLLM would count from 0, though they begin behind the padding id.
+        StartError: a model that vLLM lacks something for, or whose positions it would count from 0, though they begin
+            behind the padding id.
     """
     kind = config.get("model_type")
     if kind == MODEL_TYPE:
         return {"config.json": config_as_bert(config)}
+    if kind in _LACKING:
+        lacks, others = _LACKING[kind]
+        message = f"vLLM has {lacks}; not served, take a model of another family: {others}"
+        raise StartError(message)
     if kind in _STRANGERS:
         message = f"vLLM counts the positions of {kind} models from 0, but they begin behind the padding id; not served"
         raise StartError(message)

@@ -138,6 +138,22 @@ def test_a_class_that_vllm_has_not_gets_the_name_of_one_it_has(folders: Path, tm
         read_model_folder(strange)
 
 
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("mpnet", "relative position bias that MPNet adds to its scores; not served, take .*: all-distilroberta"),
+        ("albert", "no class for ALBERT, .*; not served, take a model of another family: paraphrase-MiniLM-L3-v2"),
+    ],
+)
+def test_a_family_that_vllm_lacks_something_for_is_refused_with_another_to_take(
+    family: str, said: str, folders: Path, tmp_path: Path
+) -> None:
+    """Before vLLM is imported, and in plainer words than its own."""
+    folder = edited(folders, tmp_path, "bert-lower", config=lambda config: config | {"model_type": family})
+    with pytest.raises(StartError, match=said):
+        read_model_folder(folder)
+
+
 def test_a_distilbert_is_shown_to_vllm_as_bert(folders: Path) -> None:
     """Its own name stays where people read it, its type where its weights are loaded."""
     folder = read_model_folder(models.build("distilbert-dense", folders))
