@@ -51,8 +51,7 @@ class Access:
         """
         scheme, _, key = (authorization or "").partition(" ")
         if not self._opens(key.strip(), bears=scheme.lower() == "bearer"):
-            message = "send a valid key as `Authorization: Bearer KEY`"
-            raise AuthenticationError(message)
+            raise AuthenticationError("send a valid key as `Authorization: Bearer KEY`")
 
     def check_page(self, authorization: str | None) -> None:
         """Let a browser pass as well, which sends a key as the password of HTTP's Basic scheme (RFC 7617).
@@ -70,8 +69,7 @@ class Access:
     def _opens(self, key: str, *, bears: bool) -> bool:
         """Whether *key* opens; not unless it came in a scheme that *bears* one."""
         if self._pending:
-            message = "the container is still starting; try again"
-            raise NotReadyError(message)
+            raise NotReadyError("the container is still starting; try again")
         if self.is_open:
             return True
         given = _digest(key)

@@ -46,8 +46,7 @@ class ChatTemplate:
         try:
             return str(self._apply(conversation, tokenize=False, **allowed))
         except Exception as exc:  # as above
-            message = "the model's chat template refuses these messages"
-            raise InvalidRequestError(message, param="messages") from exc
+            raise InvalidRequestError("the model's chat template refuses these messages", param="messages") from exc
 
     def _content(self, texts: list[str]) -> str | list[dict[str, str]]:
         return [{"type": "text", "text": text} for text in texts] if self._takes_parts else "\n".join(texts)

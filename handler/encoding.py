@@ -94,8 +94,7 @@ def finish_vectors(vectors: Vectors, *, dimensions: int | None, unit_length: boo
     if dimensions is not None:
         vectors = vectors[:, :dimensions]
     if not np.isfinite(vectors).all():
-        message = "the model computed a vector that is not finite for this input"
-        raise InternalError(message)
+        raise InternalError("the model computed a vector that is not finite for this input")
     return to_unit_length(vectors) if unit_length else vectors
 
 

@@ -58,8 +58,7 @@ class Prompts:
         for representation, name in chosen.items():
             _check_name(f"EMBED_REPRESENTATION_{representation.upper()}", name, known)
         if "{text}" not in instruction_template or "{instruction}" not in instruction_template:
-            message = "EMBED_INSTRUCTION_TEMPLATE: must hold {instruction} and {text}"
-            raise StartError(message)
+            raise StartError("EMBED_INSTRUCTION_TEMPLATE: must hold {instruction} and {text}")
         self.known = dict(known)
         self.default_name = default_name
         self.representations = {  # representation -> prompt name

@@ -85,8 +85,7 @@ def _texts(content: Any) -> Any:
     if content is None or isinstance(content, str):
         return [content or ""]
     if not isinstance(content, list):
-        message = "must be a string, or a list of parts"
-        raise ValueError(message)  # noqa: TRY004 - pydantic's way to say that something is invalid
+        raise ValueError("must be a string, or a list of parts")  # noqa: TRY004 - what pydantic takes for "invalid"
     return [_text_of_part(part) for part in content]
 
 
@@ -94,11 +93,9 @@ def _text_of_part(part: Any) -> str:
     if isinstance(part, str):
         return part
     if not isinstance(part, dict) or part.get("type") not in ("text", "input_text"):
-        message = "only text parts can be embedded; this model takes no images or audio"
-        raise ValueError(message)
+        raise ValueError("only text parts can be embedded; this model takes no images or audio")
     if not isinstance(text := part.get("text"), str):
-        message = "the text of a text part must be a string"
-        raise ValueError(message)  # noqa: TRY004 - as above
+        raise ValueError("the text of a text part must be a string")  # noqa: TRY004 - as above
     return text
 
 
@@ -142,14 +139,11 @@ class EmbeddingRequest(BaseModel):
     @model_validator(mode="after")
     def _check_together(self) -> EmbeddingRequest:
         if (self.input is None) == (self.messages is None):
-            message = "give either input or messages"
-            raise ValueError(message)
+            raise ValueError("give either input or messages")
         if self.add_generation_prompt and self.continue_final_message:
-            message = "add_generation_prompt and continue_final_message cannot be used together"
-            raise ValueError(message)
+            raise ValueError("add_generation_prompt and continue_final_message cannot be used together")
         if None not in (self.use_activation, self.normalize) and self.use_activation != self.normalize:
-            message = "use_activation and normalize mean the same and must not disagree"
-            raise ValueError(message)
+            raise ValueError("use_activation and normalize mean the same and must not disagree")
         framed = {"prompt_name": self.prompt_name, "input_type": self.input_type, "instruction": self.instruction}
         given = [name for name, value in framed.items() if value is not None]
         if given and self.texts is None:
@@ -231,8 +225,7 @@ def parse_body(body: bytes, wire: type[ModelT]) -> ModelT:
         message = f"the body is not valid JSON: {exc.msg} at byte {exc.pos}"
         raise InvalidRequestError(message) from None  # the exception holds the body, which must not reach a log
     if not isinstance(content, dict):
-        message = "the body must be a JSON object"
-        raise InvalidRequestError(message)
+        raise InvalidRequestError("the body must be a JSON object")
     try:
         return wire.model_validate(content)
     except ValidationError as exc:
