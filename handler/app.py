@@ -15,7 +15,6 @@ from handler.access import Access
 from handler.application import Application, read_body
 from handler.direct import FAILED, DirectEmbeddings, Embed, answer_headers
 from handler.encoding import Encoder, Wire, encode_response
-from handler.envelopes import envelope, speaks_pharia, status_of
 from handler.errors import (
     AuthenticationError,
     InternalError,
@@ -25,6 +24,7 @@ from handler.errors import (
     RequestTooLargeError,
     RouteNotFoundError,
     ServiceError,
+    speaks_pharia,
 )
 from handler.finished import Watch
 from handler.inquiry import Inquiry
@@ -174,8 +174,8 @@ def _add_errors(app: Flask) -> None:
     @app.errorhandler(ServiceError)
     def service_error(error: ServiceError) -> Response:
         pharia = speaks_pharia(request.path)
-        response = jsonify(envelope(error, pharia=pharia))
-        response.status_code = status_of(error, pharia=pharia)
+        response = jsonify(error.envelope(pharia=pharia))
+        response.status_code = error.status_for(pharia=pharia)
         request.environ[ERROR] = error.code or error.type
         if error.retry_after is not None:
             response.headers["Retry-After"] = str(error.retry_after)

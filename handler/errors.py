@@ -1,4 +1,4 @@
-"""Every failure a client can see, and the one failure an operator can see.
+"""Every failure a client can see, in OpenAI's form and in PhariaInference's, and the one failure an operator can see.
 
 The class is the policy (status, type, code, seconds to wait; for PhariaInference's routes its own code, and its own
 status where that differs), the instance carries the message and the parameter.
@@ -8,7 +8,20 @@ This is the only file that names HTTP statuses of errors. Messages never quote a
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import ClassVar
+from typing import Any, ClassVar
+
+# First step of a path that PhariaInference's clients ask for, also of services that are not here.
+_PHARIA_PATHS = {
+    *("semantic_embed", "batch_semantic_embed", "instructable_embed", "tokenize", "detokenize"),
+    *("models_available", "model-settings", "version"),
+    *("embed", "complete", "evaluate", "explain"),
+}
+
+
+def speaks_pharia(path: str) -> bool:
+    """Whether clients of *path* expect PhariaInference's errors."""
+    steps = path.strip("/").removeprefix("v1/").split("/")
+    return steps[0] in _PHARIA_PATHS or (steps[0] == "models" and steps[2:] != [] and steps[-1] == "tokenizer")
 
 
 class StartError(Exception):
@@ -32,6 +45,17 @@ class ServiceError(Exception):
         super().__init__(message)
         self.message = message
         self.param = param
+
+    @classmethod
+    def status_for(cls, *, pharia: bool) -> int:
+        """Return the status of the answer."""
+        return int((pharia and cls.pharia_status) or cls.status)
+
+    def envelope(self, *, pharia: bool) -> dict[str, Any]:
+        """Return the content of the answer."""
+        if pharia:
+            return {"error": self.message, "code": self.pharia_code}
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
 class InternalError(ServiceError):

@@ -132,8 +132,8 @@ class _Description:
             (answers.Error, _OF_CONNECTIONS),
         ):
             for problem in dict.fromkeys(problems):
-                status = (envelope is answers.PhariaError and problem.pharia_status) or problem.status
-                kept = found.setdefault(status.value, {}).setdefault(envelope, [])
+                status = problem.status_for(pharia=envelope is answers.PhariaError)
+                kept = found.setdefault(status, {}).setdefault(envelope, [])
                 kept += [] if problem in kept else [problem]
         return {str(status): self._share(status, _error(envelopes)) for status, envelopes in found.items()}
 

@@ -14,8 +14,7 @@ from functools import lru_cache
 from http.client import responses
 from typing import NamedTuple, Protocol
 
-from handler.envelopes import envelope, speaks_pharia, status_of
-from handler.errors import ServiceError
+from handler.errors import ServiceError, speaks_pharia
 from handler.logs import current_request, new_request_id
 
 log = logging.getLogger(__name__)
@@ -116,8 +115,8 @@ def _around_id(
     close: bool,  # noqa: FBT001
 ) -> tuple[bytes, bytes]:
     """Write what stands before and behind the request's id; in a flood every refusal is the same but for that."""
-    body = json.dumps(envelope(kind(message, param=param), pharia=pharia))
-    status = status_of(kind, pharia=pharia)
+    body = json.dumps(kind(message, param=param).envelope(pharia=pharia))
+    status = kind.status_for(pharia=pharia)
     head = [
         f"HTTP/1.1 {status} {responses[status]}",
         "Content-Type: application/json",

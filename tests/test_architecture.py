@@ -12,7 +12,6 @@ HANDLER = Path(__file__).parents[1] / "handler"
 # module -> what it may import from `handler`; imports go one way
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "envelopes": {"errors"},
     "setting_checks": {"access"},
     "settings": {"caches", "errors", "setting_checks"},
     "logs": set(),
@@ -71,7 +70,7 @@ ALLOWED: dict[str, set[str]] = {
     "request_log": {"finished", "logs", "metrics", "service"},
     "direct": {"request_log", "service"},
     "app": {
-        *("access", "application", "direct", "encoding", "envelopes", "errors", "finished", "inquiry", "lifecycle"),
+        *("access", "application", "direct", "encoding", "errors", "finished", "inquiry", "lifecycle"),
         *("listings", "logs", "metrics", "pages", "pharia_routes", "protocol", "request_log", "service"),
     },
     "cold_start": {
@@ -87,7 +86,7 @@ ALLOWED: dict[str, set[str]] = {
     "connections": {"errors", "framing"},
     "incoming": {"connections", "errors"},
     "outgoing": {"connections"},
-    "refusals": {"envelopes", "errors", "logs"},
+    "refusals": {"errors", "logs"},
     "room": {"incoming", "outgoing"},
     "worker": {"connections", "errors", "incoming", "lifecycle", "logs", "outgoing", "refusals", "room", "strands"},
     "gunicorn_conf": {"errors", "logs", "ports", "settings", "worker"},

@@ -7,7 +7,6 @@ import pytest
 from flask.testing import FlaskClient
 
 from handler.access import Access
-from handler.envelopes import speaks_pharia
 from handler.errors import (
     AuthenticationError,
     ContextLengthError,
@@ -24,6 +23,7 @@ from handler.errors import (
     RouteNotFoundError,
     ServiceError,
     ShuttingDownError,
+    speaks_pharia,
 )
 from handler.lifecycle import Lifecycle
 from handler.model_folder import Matryoshka
