@@ -12,8 +12,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 
 from handler import __version__
 from handler.access import Access
-from handler.application import Application, read_body
-from handler.direct import FAILED, DirectEmbeddings, Embed, answer_headers
+from handler.application import FAILED, Application, DirectEmbeddings, Embed, answer_headers, read_body
 from handler.encoding import Encoder, Wire, encode_response
 from handler.errors import (
     AuthenticationError,

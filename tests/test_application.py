@@ -7,7 +7,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from handler.direct import answer_headers
+from handler.application import answer_headers
 from tests.fake_app import build
 
 _CHANGING = {"server-timing", "x-request-id"}
