@@ -1,7 +1,8 @@
 """What is left to do with connections once their request is answered: the rest of the answer, a pause, and the end.
 
 A client that reads slowly costs no thread: the main loop writes when the kernel has room. It gets a time for the whole
-answer, and all of them together a number of bytes. Used by the main loop only.
+answer, and all of them together a number of bytes. Where there are too many connections, those make room that no
+request is worked on for. Used by the main loop only.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ import selectors
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from handler.connections import ClientSocket, Connection
+from handler.incoming import Incoming
 
 _TAKE_S = 120.0  # for a client to take the whole of an answer
 _UNSENT_BYTES = 512 * 2**20  # of all answers that are being written
 _LINGER_S = 2.0  # for the client to close after the last answer on a connection, or to go on sending
 _LONGEST_LINGER_S = 30.0
 _MOST_LINGERING = 512
+_AT_ONCE = 16  # connections that are closed to make room
+_PATIENCE_S = 1.0  # a connection younger than that is about to send its request
 
 
 class Outgoing:
@@ -59,9 +64,12 @@ class Outgoing:
         conn.sock.unsent.clear()
         self._done(conn, whole)
 
-    def drop_oldest(self) -> None:
-        """Give up the client that has had the most time."""
+    def drop_oldest(self) -> bool:
+        """Give up the client that has had the most time; False where there is none."""
+        if not self._waiting:
+            return False
         self._end(next(iter(self._waiting)), whole=False)
+        return True
 
     def expire(self) -> None:
         """Give up clients whose time is over, and the oldest while the answers are too many bytes."""
@@ -104,11 +112,14 @@ class Idle:
         latest = time.monotonic() + timeout_s
         self._until = {conn: min(until, latest) for conn, until in self._until.items()}
 
-    def drop_oldest(self) -> None:
-        """Close the one that has waited longest."""
+    def drop_oldest(self) -> bool:
+        """Close the one that has waited longest; False where there is none."""
+        if not self._until:
+            return False
         conn = next(iter(self._until))
         del self._until[conn]
         self._gone(conn)
+        return True
 
     def expire(self) -> None:
         """Close those whose time is over."""
@@ -145,9 +156,12 @@ class Lingering:
         self._latest[conn] = now + _LONGEST_LINGER_S
         conn.listen(self._poller, self._on_leftover)
 
-    def drop_oldest(self) -> None:
-        """Close the one that has lingered longest."""
+    def drop_oldest(self) -> bool:
+        """Close the one that has lingered longest; False where there is none."""
+        if not self._latest:
+            return False
         self._end(next(iter(self._latest)))
+        return True
 
     def _on_leftover(self, conn: Connection) -> None:
         try:
@@ -169,3 +183,27 @@ class Lingering:
             now = time.monotonic()
             for conn in [conn for conn in self._latest if conn.timeout <= now]:
                 self._end(conn)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """Room for another connection, where there are too many or no descriptor is left: whoever does nothing makes it."""
+
+    incoming: Incoming
+    idle: Idle
+    outgoing: Outgoing
+    lingering: Lingering
+
+    def make(self, *, of_descriptors: bool) -> bool:
+        """Close some; False where there was none to close.
+
+        Lingering ones go first, for they count as closed, if it is *of_descriptors*, which they have. Then slow
+        senders and idle ones, and if there is none of these, one that has only begun to send or that reads slowly.
+        """
+        dropped = [self._drop_useless(of_descriptors=of_descriptors) for _ in range(_AT_ONCE)]
+        return any(dropped) or self.incoming.drop_oldest(older_than_s=0) or self.outgoing.drop_oldest()
+
+    def _drop_useless(self, *, of_descriptors: bool) -> bool:
+        if of_descriptors and self.lingering.drop_oldest():
+            return True
+        return self.incoming.drop_oldest(older_than_s=_PATIENCE_S) or self.idle.drop_oldest()

@@ -29,9 +29,8 @@ from handler.errors import InternalError, OverloadedError, ServiceError, Shuttin
 from handler.incoming import Incoming, raise_descriptor_limit
 from handler.lifecycle import Lifecycle
 from handler.logs import current_request, where
-from handler.outgoing import Idle, Lingering, Outgoing
+from handler.outgoing import Idle, Lingering, Outgoing, Room
 from handler.refusals import Ledger, asked, asks_pharia, refusal, sheddable_path
-from handler.room import Room
 from handler.strands import Hub, Lull, Poller
 
 SPARE_THREADS = 16  # beyond the slots: health, models, and errors while every slot is taken
