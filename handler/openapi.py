@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
 
 from handler import __version__, answers, errors
 from handler.errors import ServiceError
-from handler.operations import Gives, Operation, Wire, operations
+from handler.operations import JSON, OCTETS, Operation, operations
 from handler.service import Rules
 
 Json = dict[str, Any]
@@ -67,6 +68,15 @@ class _Description:
         self._operations = listed
         self._needs_key = needs_key
         self._shared: dict[str, Json] = {}  # responses that several operations give
+        types = [kind for operation in listed for kind in _types(operation)]
+        found, content = TypeAdapter.json_schemas(
+            [(kind, "validation", TypeAdapter(kind)) for kind in (*types, answers.Error, answers.PhariaError)],
+            ref_template="#/components/schemas/{model}",
+            schema_generator=_Titleless,
+        )
+        self._schema_of = {kind: schema for (kind, _), schema in found.items()}
+        self._schemas: dict[str, Json] = content["$defs"]
+        self._limit(self._schemas)
 
     def document(self) -> Json:
         """Put the whole together."""
@@ -86,7 +96,7 @@ class _Description:
             "servers": [{"url": "/"}],
             "tags": [{"name": name} for name in dict.fromkeys(operation.tag for operation in self._operations)],
             "paths": paths,
-            "components": {"schemas": self._schemas(), "responses": self._shared, **security},
+            "components": {"schemas": self._schemas, "responses": self._shared, **security},
         }
 
     def _operation(self, operation: Operation, path: str) -> Json:
@@ -99,10 +109,10 @@ class _Description:
         if "{name}" in path:
             told["parameters"] = [self._name_parameter(operation)]
         if operation.takes:
-            told["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(operation.takes)}}}
+            told["requestBody"] = {"required": True, "content": {JSON: {"schema": self._schema_of[operation.takes]}}}
         if operation.guarded and self._needs_key:
             told["security"] = [{"key": []}]
-        told["responses"] = dict(sorted({**self._errors(operation), **_answers(operation)}.items()))
+        told["responses"] = dict(sorted({**self._errors(operation), **self._answers(operation)}.items()))
         return told
 
     def _name_parameter(self, operation: Operation) -> Json:
@@ -125,7 +135,7 @@ class _Description:
 
     def _errors(self, operation: Operation) -> Json:
         theirs = operation.tag == "PhariaInference"
-        found: dict[int, dict[Wire, list[Problem]]] = {}
+        found: dict[int, dict[type[BaseModel], list[Problem]]] = {}
         own = answers.PhariaError if theirs else answers.Error
         for envelope, problems in (
             (own, [*self._problems(operation), *_OF_CONNECTIONS]),
@@ -135,7 +145,7 @@ class _Description:
                 status = problem.status_for(pharia=envelope is answers.PhariaError)
                 kept = found.setdefault(status, {}).setdefault(envelope, [])
                 kept += [] if problem in kept else [problem]
-        return {str(status): self._share(status, _error(envelopes)) for status, envelopes in found.items()}
+        return {str(status): self._share(status, self._error(envelopes)) for status, envelopes in found.items()}
 
     def _share(self, status: int, response: Json) -> Json:
         """Keep *response* once, however many operations give it."""
@@ -144,17 +154,36 @@ class _Description:
         self._shared[name] = response
         return {"$ref": f"#/components/responses/{name}"}
 
-    def _schemas(self) -> Json:
-        models = [wire for operation in self._operations for wire in _wires(operation)]
-        models += [answers.Error, answers.PhariaError]
-        _, content = models_json_schema(
-            [(model, "validation") for model in dict.fromkeys(models)],
-            ref_template="#/components/schemas/{model}",
-            schema_generator=_Titleless,
-        )
-        schemas: Json = content["$defs"]
-        self._limit(schemas)
-        return schemas
+    def _error(self, envelopes: dict[type[BaseModel], list[Problem]]) -> Json:
+        """Describe one status; its body may be in either of two envelopes."""
+        problems = [problem for found in envelopes.values() for problem in found]
+        names = ["x-request-id"]
+        if any(problem.retry_after is not None for problem in problems):
+            names.append("Retry-After")
+        if errors.AuthenticationError in problems:
+            names.append("WWW-Authenticate")
+        if errors.MethodNotAllowedError in problems:
+            names.append("Allow")
+        schemas = [self._schema_of[envelope] for envelope in envelopes]
+        return {
+            "description": " ".join(dict.fromkeys(_told(problem) for problem in problems)),
+            "headers": _headers(*names),
+            "content": {JSON: {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}},
+        }
+
+    def _answers(self, operation: Operation) -> Json:
+        told = ["x-request-id", *(["Server-Timing"] if operation.embeds else [])]
+        found = {}
+        for gives in operation.gives:
+            response: Json = {"description": gives.text, "headers": _headers(*told)}
+            if gives.content:
+                response["content"] = {
+                    media: {"schema": self._schema_of[kind]} if kind else {} for media, kind in gives.content.items()
+                }
+            if OCTETS in gives.content:
+                response["headers"] |= _headers("metadata", required=False)
+            found[str(gives.status)] = response
+        return found
 
     def _limit(self, schemas: Json) -> None:
         """Say what this server's operator allows."""
@@ -175,61 +204,12 @@ class _Description:
                     request["model"]["anyOf"][0]["enum"] = list(self._rules.names)
 
 
-def _ref(wire: Wire) -> Json:
-    return {"$ref": f"#/components/schemas/{wire.__name__}"}
-
-
-def _wires(operation: Operation) -> Iterator[Wire]:
-    """Name every model that *operation* refers to."""
+def _types(operation: Operation) -> Iterator[Any]:
+    """Name every type that *operation* takes or gives."""
     if operation.takes:
         yield operation.takes
     for gives in operation.gives:
-        content = gives.content.values() if isinstance(gives.content, dict) else [gives.content]
-        for wire in content:
-            if not isinstance(wire, str | None):
-                yield wire[0] if isinstance(wire, list) else wire
-
-
-def _answers(operation: Operation) -> Json:
-    told = ["x-request-id", *(["Server-Timing"] if operation.embeds else [])]
-    found = {}
-    for gives in operation.gives:
-        response: Json = {"description": gives.text, "headers": _headers(*told)}
-        if gives.content is not None:
-            response["content"] = _content(gives)
-        if "application/octet-stream" in response.get("content", {}):
-            response["headers"] |= _headers("metadata", required=False)
-        found[str(gives.status)] = response
-    return found
-
-
-def _content(gives: Gives) -> Json:
-    content = gives.content
-    if isinstance(content, dict):
-        return {media: {"schema": _ref(wire)} if wire else {} for media, wire in content.items()}
-    if isinstance(content, str):
-        return {content: {"schema": {"type": "string"} if content.startswith("text/") else {"type": "object"}}}
-    if isinstance(content, list):
-        return {"application/json": {"schema": {"type": "array", "items": _ref(content[0])}}}
-    return {"application/json": {"schema": _ref(content)}} if content else {}
-
-
-def _error(envelopes: dict[Wire, list[Problem]]) -> Json:
-    """Describe one status; its body may be in either of two envelopes."""
-    problems = [problem for found in envelopes.values() for problem in found]
-    names: Json = {"x-request-id": True}
-    if any(problem.retry_after is not None for problem in problems):
-        names["Retry-After"] = True
-    if errors.AuthenticationError in problems:
-        names["WWW-Authenticate"] = True
-    if errors.MethodNotAllowedError in problems:
-        names["Allow"] = True
-    refs = [_ref(envelope) for envelope in envelopes]
-    return {
-        "description": " ".join(dict.fromkeys(_told(problem) for problem in problems)),
-        "headers": {name: {"required": needed, **_HEADERS[name]} for name, needed in names.items()},
-        "content": {"application/json": {"schema": refs[0] if len(refs) == 1 else {"anyOf": refs}}},
-    }
+        yield from filter(None, gives.content.values())
 
 
 def _told(problem: Problem) -> str:

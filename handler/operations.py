@@ -6,15 +6,17 @@ The routes themselves are in `app`, `pharia_routes` and `pages`; a test compares
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, WithJsonSchema
 
 from handler import answers, pharia
 from handler.protocol import EmbeddingRequest
 
-Wire = type[BaseModel]
+JSON = "application/json"
+OCTETS = "application/octet-stream"
+_Object = Annotated[Any, WithJsonSchema({"type": "object"})]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +24,7 @@ class Gives:
     """One answer that is no error."""
 
     text: str
-    content: dict[str, Wire | None] | Wire | list[Wire] | str | None = (
-        None  # a media type stands for a body of any kind
-    )
+    content: dict[str, Any] = field(default_factory=dict)  # media type -> type, None for a body of any kind
     status: int = 200
 
 
@@ -36,7 +36,7 @@ class Operation:
     tag: str
     summary: str
     gives: tuple[Gives, ...]
-    takes: Wire | None = None
+    takes: type[BaseModel] | None = None
     guarded: bool = False
     works: bool = False  # needs the loaded model
     embeds: bool = False
@@ -62,17 +62,17 @@ def _openai() -> Iterator[Operation]:
         guarded=True,
         works=True,
         embeds=True,
-        gives=(Gives(octets, {"application/json": answers.EmbeddingResponse, "application/octet-stream": None}),),
+        gives=(Gives(octets, {JSON: answers.EmbeddingResponse, OCTETS: None}),),
     )
-    listing = Gives("Every name of the model.", answers.Models)
+    listing = Gives("Every name of the model.", {JSON: answers.Models})
     yield Operation(paths=_both("/models"), tag=tag, summary="List what is served", gives=(listing,))
-    one = Gives("The model.", answers.Model)
+    one = Gives("The model.", {JSON: answers.Model})
     yield Operation(paths=_both("/models/{name}"), tag=tag, summary="Describe one name of the model", gives=(one,))
 
 
 def _pharia() -> Iterator[Operation]:
-    one, many = Gives("The vector.", answers.Vector), Gives("The vectors.", answers.Vectors)
-    tokens, text = Gives("The tokens.", answers.Tokens), Gives("The text.", answers.Detokenized)
+    one, many = Gives("The vector.", {JSON: answers.Vector}), Gives("The vectors.", {JSON: answers.Vectors})
+    tokens, text = Gives("The tokens.", {JSON: answers.Tokens}), Gives("The text.", {JSON: answers.Detokenized})
     for path, wire, gives, embeds, summary in (
         ("/semantic_embed", pharia.SemanticRequest, one, True, "Embed one prompt"),
         ("/batch_semantic_embed", pharia.BatchSemanticRequest, many, True, "Embed up to 100 prompts"),
@@ -82,35 +82,32 @@ def _pharia() -> Iterator[Operation]:
     ):
         rest: dict[str, Any] = {"tag": "PhariaInference", "guarded": True, "works": True, "embeds": embeds}
         yield Operation(paths=_both(path), summary=summary, takes=wire, gives=(gives,), **rest)
-    for path, summary, answer, guarded in (
-        (
-            "/models/{name}/tokenizer",
-            "The model's tokenizer.json",
-            Gives("The file.", {"application/json": None}),
-            True,
-        ),
-        ("/models_available", "List what is served", Gives("Every name.", [answers.AvailableModel]), False),
-        ("/model-settings", "Tell what the model can do", Gives("Every name.", [answers.ModelSettings]), False),
-        ("/version", "Version of the API that clients accept", Gives("The version.", "text/plain"), False),
+    for path, summary, told, content, guarded in (
+        ("/models/{name}/tokenizer", "The model's tokenizer.json", "The file.", {JSON: None}, True),
+        ("/models_available", "List what is served", "Every name.", {JSON: list[answers.AvailableModel]}, False),
+        ("/model-settings", "Tell what the model can do", "Every name.", {JSON: list[answers.ModelSettings]}, False),
+        ("/version", "Version of the API that clients accept", "The version.", {"text/plain": str}, False),
     ):
         rest = {"tag": "PhariaInference", "guarded": guarded, "works": guarded}
-        yield Operation(paths=_both(path), summary=summary, gives=(answer,), **rest)
+        yield Operation(paths=_both(path), summary=summary, gives=(Gives(told, content),), **rest)
 
 
 def _pages(*, guarded: bool) -> Iterator[Operation]:
     tag = "Operations"
-    alive = Gives("Alive.", answers.Health), Gives("Failed; the process ends.", answers.Health, 503)
+    health = {JSON: answers.Health}
+    alive = Gives("Alive.", health), Gives("Failed; the process ends.", health, 503)
     yield Operation(paths=("/health",), tag=tag, summary="State, seconds of the start, model", gives=alive)
-    ready = Gives("Yes.", answers.Readiness), Gives("Not now.", answers.Readiness, 503)
+    readiness = {JSON: answers.Readiness}
+    ready = Gives("Yes.", readiness), Gives("Not now.", readiness, 503)
     yield Operation(paths=("/ready",), tag=tag, summary="Whether embeddings would succeed", gives=ready)
     ping = Gives("Ready."), Gives("Loading.", status=204), Gives("Failed or draining.", status=503)
     yield Operation(paths=("/ping",), tag=tag, summary="The state as a bare status", gives=ping)
-    for path, summary, media in (
-        ("/metrics", "Prometheus metrics", "text/plain"),
-        ("/openapi.json", "This description", "application/json"),
-        ("/docs", "A page to read it and to try it", "text/html"),
+    for path, summary, content in (
+        ("/metrics", "Prometheus metrics", {"text/plain": str}),
+        ("/openapi.json", "This description", {JSON: _Object}),
+        ("/docs", "A page to read it and to try it", {"text/html": str}),
     ):
-        gives = (Gives("The page.", media),)
+        gives = (Gives("The page.", content),)
         yield Operation(paths=(path,), tag=tag, summary=summary, gives=gives, guarded=guarded)
 
 
