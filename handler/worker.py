@@ -68,11 +68,6 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._accept_s = _ACCEPT_S
         self._accept_from = 0.0  # when the system, having refused a connection, is asked again
 
-    @property
-    def _lifecycle(self) -> Lifecycle[Any]:
-        lifecycle: Lifecycle[Any] = self.wsgi.extensions["lifecycle"]
-        return lifecycle
-
     def accept(self, listener: socket.socket) -> None:
         """Accept who waits in the backlog, as many as there is room and time for in one round."""
         end = time.monotonic() + self._accept_s
@@ -95,14 +90,13 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             return False
         self.nr_conns += 1
         sock, server = ClientSocket.adopt(client), self._addresses[listener]
-        limit = self.wsgi.config["MAX_CONTENT_LENGTH"]
-        conn = Connection(self.cfg, sock, address, server, limit=limit, linger=self._lingering.add)
+        conn = Connection(self.cfg, sock, address, server, limit=self._max_body_bytes, linger=self._lingering.add)
         self._incoming.receive(conn)
         return True
 
     def _hand_on(self, conn: Connection) -> None:
         """Handle a complete request, unless it would find no slot."""
-        path = sheddable_path(conn.received) if self.wsgi.extensions.get("sheds", True) else None
+        path = sheddable_path(conn.received) if self._sheds else None
         if path is not None and (error := self._busy()) is not None and not conn.frame.cut_short:
             self._shed(conn, path, error)
             return
@@ -216,8 +210,12 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         util.http_date = http_date
         self._addresses = {listener: listener.getsockname() for listener in self.sockets}
-        self._lull: Lull = self.wsgi.extensions.get("lull") or Lull()
-        self._ledger = Ledger(self.wsgi.extensions.get("refused"))
+        told = self.wsgi.extensions
+        self._lifecycle: Lifecycle[Any] = told["lifecycle"]
+        self._max_body_bytes: int = self.wsgi.config["MAX_CONTENT_LENGTH"]
+        self._sheds: bool = told.get("sheds", True)
+        self._lull: Lull = told.get("lull") or Lull()
+        self._ledger = Ledger(told.get("refused"))
         self.poller = Poller(self._lull)
         self._hub = Hub(self.poller)
         self._incoming = Incoming(self.poller, whole=self._hand_on, refuse=self._refuse, gone=self._close)
