@@ -54,17 +54,23 @@ def _add_tokenizer(app: Flask, service: EmbeddingService, access: Access) -> Non
     def tokenize() -> Response:
         access.check(request.headers.get("Authorization"))
         asked = parse_body(read_body(), pharia.TokenizeRequest)
-        return jsonify(pharia.encode_tokens(asked, service.tokenize(asked.parts, model=asked.model)))
+        with service.tokenizer(asked.model) as tokenizer:
+            tokens = tokenizer.tokens(asked.parts)
+        return jsonify(pharia.encode_tokens(asked, tokens))
 
     def detokenize() -> Response:
         access.check(request.headers.get("Authorization"))
         asked = parse_body(read_body(), pharia.DetokenizeRequest)
-        return jsonify({"result": service.detokenize(asked.token_ids, model=asked.model)})
+        with service.tokenizer(asked.model) as tokenizer:
+            text = tokenizer.decode(asked.token_ids)
+        return jsonify({"result": text})
 
-    def tokenizer(name: str) -> Response:
+    def tokenizer_json(name: str) -> Response:
         access.check(request.headers.get("Authorization"))
-        return Response(service.tokenizer_json(model=name), mimetype="application/json")
+        with service.tokenizer(name) as tokenizer:
+            content = tokenizer.as_json()
+        return Response(content, mimetype="application/json")
 
     _add(app, "/tokenize", tokenize, method="POST")
     _add(app, "/detokenize", detokenize, method="POST")
-    _add(app, "/models/<path:name>/tokenizer", tokenizer)
+    _add(app, "/models/<path:name>/tokenizer", tokenizer_json)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
 from handler.encoding import Body, Encoder, finish_vectors, merge_chunks
 from handler.engine import Engine
 from handler.errors import DeadlineExceededError, InvalidRequestError, MissingCapabilityError, ModelNotFoundError
-from handler.inquiry import Chat, Inquiry, Mixed, Part, Texts, TokenLists
+from handler.inquiry import Chat, Inquiry, Mixed, Texts, TokenLists
 from handler.lengths import Batch, LengthRule, LongInput
 from handler.lifecycle import Lifecycle
 from handler.model_folder import Matryoshka
@@ -100,25 +101,14 @@ class EmbeddingService:
         stages_ms = {name: round(1000 * value, 3) for name, value in seconds.items()}
         return Answer(body, len(inquiry.inputs), sum(weights), stages_ms)
 
-    def tokenize(self, parts: list[Part], *, model: str | None) -> list[tuple[int, str]]:
-        """Return id and text of each token of *parts*, without special tokens."""
-        self.check_model_name(model)
+    @contextmanager
+    def tokenizer(self, model: str | None) -> Iterator[TextTokenizer]:
+        """Hold a slot and hand out the tokenizer of *model*; raises as `embed`."""
+        self._check_model_name(model)
         with self._lifecycle.admit() as loaded:
-            return loaded.tokenizer.tokens(parts)
+            yield loaded.tokenizer
 
-    def detokenize(self, token_ids: list[int], *, model: str | None) -> str:
-        """Return the text of *token_ids*."""
-        self.check_model_name(model)
-        with self._lifecycle.admit() as loaded:
-            return loaded.tokenizer.decode(token_ids)
-
-    def tokenizer_json(self, *, model: str) -> bytes:
-        """Return the model's tokenizer.json."""
-        self.check_model_name(model)
-        with self._lifecycle.admit() as loaded:
-            return loaded.tokenizer.as_json()
-
-    def check_model_name(self, name: str | None) -> None:
+    def _check_model_name(self, name: str | None) -> None:
         """Refuse a model that is not served here; no name means the served one."""
         rules = self.rules
         if rules.check_model_name and name is not None and name not in rules.names:
@@ -131,7 +121,7 @@ class EmbeddingService:
         if not rules.supported:
             message = "embeddings are switched off for this model (EMBED_EMBEDDING_TASK_SUPPORTED=false)"
             raise MissingCapabilityError(message)
-        self.check_model_name(inquiry.model)
+        self._check_model_name(inquiry.model)
         count = len(inquiry.inputs)
         if count > rules.max_inputs:
             message = f"the request has {count} inputs, at most {rules.max_inputs} are taken in one"
