@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from handler.errors import InvalidRequestError, StartError
-from handler.inquiry import Part
+from handler.inquiry import Inquiry, Part
 
 _INPUT_TYPES = {"query": ("query",), "document": ("document", "passage"), "passage": ("passage", "document")}
 # PhariaInference swaps weights for a representation; models of today are told by a prompt.
@@ -73,36 +73,29 @@ class Prompts:
         head = self._template.split("{instruction}", 1)[0]
         return bool(head) and any(text.startswith(head) for text in self.known.values())
 
-    def frame(
-        self,
-        *,
-        prompt_name: str | None = None,
-        input_type: str | None = None,
-        representation: str | None = None,
-        instruction: str | None = None,
-    ) -> Frame:
-        """Choose the frame that a request asks for, the model's default where it asks for nothing.
+    def frame(self, inquiry: Inquiry) -> Frame:
+        """Choose the frame that *inquiry* asks for, the model's default where it asks for nothing.
 
         Raises:
             InvalidRequestError: an unknown name, or more than one of them.
         """
         chosen = {
-            "prompt_name": prompt_name,
-            "input_type": input_type,
-            "representation": representation,
-            "instruction": instruction,
+            "prompt_name": inquiry.prompt_name,
+            "input_type": inquiry.input_type,
+            "representation": inquiry.representation,
+            "instruction": inquiry.instruction,
         }
         given = [name for name, value in chosen.items() if value is not None]
         if len(given) > 1:
             message = f"{given[0]} and {given[1]} cannot be used together"
             raise InvalidRequestError(message, param=given[1])
-        if instruction is not None:
-            return self._instructed(instruction)
-        if input_type is not None:
-            return self._typed(input_type)
-        if representation is not None:
-            return self._in_front(self.representations[representation])
-        return self._named(self.default_name if prompt_name is None else prompt_name)
+        if inquiry.instruction is not None:
+            return self._instructed(inquiry.instruction)
+        if inquiry.input_type is not None:
+            return self._typed(inquiry.input_type)
+        if inquiry.representation is not None:
+            return self._in_front(self.representations[inquiry.representation])
+        return self._named(self.default_name if inquiry.prompt_name is None else inquiry.prompt_name)
 
     def _named(self, name: str | None) -> Frame:
         if name is None:

@@ -141,12 +141,7 @@ class EmbeddingService:
         if isinstance(inputs, Chat):
             text = tokenizer.render_chat(inputs.messages, inputs.options)
             return tokenizer.encode_texts([text], rule, add_special_tokens=inputs.add_special_tokens)
-        frame = model.prompts.frame(
-            prompt_name=inquiry.prompt_name,
-            input_type=inquiry.input_type,
-            representation=inquiry.representation,
-            instruction=inquiry.instruction,
-        )
+        frame = model.prompts.frame(inquiry)
         between = partial(_between, deadline)
         batch = _encode_framed(inputs, frame, tokenizer, rule, between)
         if inquiry.counts_prompt or frame == Frame():

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from handler.errors import InvalidRequestError, StartError
+from handler.inquiry import Inquiry, Texts
 from handler.prompts import Frame, Prompts
 
 KNOWN = {"query": "query: ", "passage": "passage: "}
@@ -14,24 +17,29 @@ def prompts(default_name: str | None = None) -> Prompts:
     return Prompts(KNOWN, default_name=default_name, instruction_template=TEMPLATE)
 
 
+def frame(made: Prompts, **asked: Any) -> Frame:
+    """Choose the frame of a request."""
+    return made.frame(Inquiry(inputs=Texts([]), **asked))
+
+
 def test_nothing_asked_nothing_added() -> None:
     """A model without a default prompt gets the text as it is."""
     texts = ["a"]
-    assert prompts().frame().apply(texts) is texts
+    assert frame(prompts()).apply(texts) is texts
 
 
 def test_the_default_prompt_applies_where_nothing_is_asked() -> None:
     """As in sentence-transformers."""
-    assert list(prompts("query").frame().apply(["a"])) == ["query: a"]
+    assert list(frame(prompts("query")).apply(["a"])) == ["query: a"]
 
 
 def test_a_named_prompt() -> None:
     """An unknown name is refused with the known ones."""
-    assert list(prompts("query").frame(prompt_name="passage").apply(["a"])) == ["passage: a"]
+    assert list(frame(prompts("query"), prompt_name="passage").apply(["a"])) == ["passage: a"]
     with pytest.raises(InvalidRequestError, match="it has query, passage"):
-        prompts().frame(prompt_name="clustering")
+        frame(prompts(), prompt_name="clustering")
     with pytest.raises(InvalidRequestError, match="it has query, passage"):
-        prompts("query").frame(prompt_name="")
+        frame(prompts("query"), prompt_name="")
 
 
 @pytest.mark.parametrize(
@@ -39,30 +47,30 @@ def test_a_named_prompt() -> None:
 )
 def test_input_types_find_their_prompt(input_type: str, before: str) -> None:
     """Document and passage are the same thing under two names."""
-    assert prompts().frame(input_type=input_type) == Frame(before)
+    assert frame(prompts(), input_type=input_type) == Frame(before)
 
 
 def test_an_input_type_without_a_prompt_adds_nothing() -> None:
     """Clients send input_type to symmetric models too."""
-    assert Prompts({}, instruction_template=TEMPLATE).frame(input_type="query") == Frame()
+    assert frame(Prompts({}, instruction_template=TEMPLATE), input_type="query") == Frame()
 
 
 def test_an_unknown_input_type_is_refused() -> None:
     """The message lists the known ones."""
     with pytest.raises(InvalidRequestError, match="query, document, passage"):
-        prompts().frame(input_type="image")
+        frame(prompts(), input_type="image")
 
 
 def test_an_instruction_goes_into_the_template() -> None:
     """Braces in an instruction are text; an empty one means none."""
-    assert list(prompts().frame(instruction="Find {x}").apply(["a"])) == ["Instruct: Find {x}\nQuery:a"]
-    assert list(prompts("query").frame(instruction="").apply(["a"])) == ["a"]
+    assert list(frame(prompts(), instruction="Find {x}").apply(["a"])) == ["Instruct: Find {x}\nQuery:a"]
+    assert list(frame(prompts("query"), instruction="").apply(["a"])) == ["a"]
 
 
 def test_only_one_of_the_three() -> None:
     """Two would contradict each other."""
     with pytest.raises(InvalidRequestError, match="cannot be used together"):
-        prompts().frame(prompt_name="query", instruction="Find")
+        frame(prompts(), prompt_name="query", instruction="Find")
 
 
 def test_an_operators_mistake_stops_the_start() -> None:
@@ -92,18 +100,18 @@ def test_a_representation_is_the_prompt_of_the_usual_name(
 ) -> None:
     """PhariaInference swaps weights; a model of today is told by its prompt, or computes the same for each."""
     made = Prompts(known, instruction_template=TEMPLATE)
-    assert made.frame(representation=representation) == Frame(before)
+    assert frame(made, representation=representation) == Frame(before)
 
 
 def test_a_representation_never_means_the_default_prompt() -> None:
     """A symmetric text is not a query, whatever the model puts in front by default."""
-    assert prompts("query").frame(representation="symmetric") == Frame()
+    assert frame(prompts("query"), representation="symmetric") == Frame()
 
 
 def test_an_operator_chooses_the_prompt_of_a_representation() -> None:
     """Names differ from model to model."""
     made = Prompts({"query": "q: ", "web": "w: "}, instruction_template=TEMPLATE, representations={"query": "web"})
-    assert made.frame(representation="query") == Frame("w: ")
+    assert frame(made, representation="query") == Frame("w: ")
     assert made.representations == {"query": "web", "document": None, "symmetric": None}
     with pytest.raises(StartError, match="EMBED_REPRESENTATION_SYMMETRIC: the model has no prompt 'sts'; it has query"):
         Prompts(KNOWN, instruction_template=TEMPLATE, representations={"symmetric": "sts", "query": None})
