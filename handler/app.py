@@ -33,7 +33,7 @@ from handler.logs import where
 from handler.metrics import Metrics
 from handler.pages import add_pages
 from handler.pharia_routes import ReadRequest, add_pharia_routes, pharia_embeddings
-from handler.protocol import EmbeddingRequest, parse_request
+from handler.protocol import parse_request
 from handler.request_log import ANSWER, ERROR, RECEIVED, REQUEST_ID, RequestLog, begin
 from handler.service import Answer, EmbeddingService, LoadedModel
 
@@ -111,15 +111,8 @@ def _embed(
 def _read(model: str, body: bytes) -> tuple[Inquiry, Encoder]:
     """Read a request in OpenAI's format; *model* is named in the answer."""
     asked = parse_request(body)
-    return asked.inquiry(), partial(encode_response, wire=_wire(asked), model=model)
-
-
-def _wire(asked: EmbeddingRequest) -> Wire:
-    return Wire(
-        encoding_format=asked.encoding_format or "float",
-        embed_dtype=asked.embed_dtype or "float32",
-        endianness=asked.endianness or "native",
-    )
+    wire = Wire(asked.encoding_format or "float", asked.embed_dtype or "float32", asked.endianness or "native")
+    return asked.inquiry(), partial(encode_response, wire=wire, model=model)
 
 
 def _add_models(app: Flask, service: EmbeddingService, listings: Listings) -> None:

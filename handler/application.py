@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from flask import Flask, Request, Response, current_app, request
-from flask.sessions import NullSession, SessionInterface, SessionMixin
+from flask import Flask, Request, current_app, request
+from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
 from handler.request_log import ANSWER, REQUEST_ID, RequestLog, begin
@@ -49,9 +49,6 @@ class _NoSessions(SessionInterface):
     def open_session(self, app: Flask, request: Request) -> NullSession:  # noqa: ARG002 - Flask's signature
         """Hand out the one that nobody can write to."""
         return self._none
-
-    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
-        """Save nothing."""
 
 
 class Application(Flask):

@@ -94,10 +94,8 @@ class AuthenticationError(InvalidRequestError):
 class PageAuthenticationError(AuthenticationError):
     """No key, or a key that is not ours, for what a browser opens: it asks its user."""
 
-    challenges = (
-        'Basic realm="any name, a key as the password", charset="UTF-8"',
-        "Bearer",
-    )  # Chromium wants a line each
+    # Chromium wants a line each.
+    challenges = ('Basic realm="any name, a key as the password", charset="UTF-8"', "Bearer")
 
 
 class ModelNotFoundError(InvalidRequestError):

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import re
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from flask import Flask, Response, request
@@ -30,15 +30,13 @@ def add_pages(app: Flask, rules: Rules, access: Access, *, metrics: Metrics, nee
         if need_key:
             access.check_page(request.headers.get("Authorization"))
 
-    @cache
-    def description() -> bytes:
-        return aside(describe_rules)
-
     def describe_rules() -> bytes:
         from handler.openapi import describe  # noqa: PLC0415 - only for those who ask
 
         needs_key = not access.is_open
         return json.dumps(describe(rules, needs_key=needs_key, pages_need_key=need_key)).encode()
+
+    description = cache(partial(aside, describe_rules))
 
     @app.get("/metrics", endpoint="metrics")
     def exposition() -> Response:

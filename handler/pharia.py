@@ -191,7 +191,8 @@ def _inputs(prompts: list[Prompt]) -> Texts | Mixed:
 
 def encode_one(vectors: Vectors, *, token_count: int, model_version: str) -> Body:
     """Write the one row of *vectors* as the answer of `semantic_embed` and `instructable_embed`."""
-    return _json(model_version=model_version, embedding=vectors[0], num_tokens_prompt_total=token_count)
+    content = {"model_version": model_version, "embedding": vectors[0], "num_tokens_prompt_total": token_count}
+    return Body(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
 def encode_batch(vectors: Vectors, *, token_count: int, model_version: str) -> Body:
@@ -204,7 +205,3 @@ def encode_tokens(request: TokenizeRequest, tokens: list[tuple[int, str]]) -> di
     """Return what *request* asks to be told of its *tokens*, pairs of id and text."""
     told = {"tokens": [token for _, token in tokens], "token_ids": [token_id for token_id, _ in tokens]}
     return {field: values for field, values in told.items() if getattr(request, field)}
-
-
-def _json(**content: Any) -> Body:
-    return Body(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))

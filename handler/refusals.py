@@ -10,9 +10,10 @@ import json
 import logging
 import re
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from http.client import responses
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from handler.errors import ServiceError, speaks_pharia
 from handler.logs import current_request, new_request_id
@@ -57,18 +58,14 @@ def asks_pharia(received: bytes | bytearray) -> bool:
     return path is not None and speaks_pharia(path[1].decode(errors="replace"))
 
 
-class Count(Protocol):
-    """Counts one answer."""
-
-    def __call__(self, *, route: str, status: int, reason: str) -> None:
-        """Count it by its *route*, its *status* and the code of its error."""
-
-
 class Ledger:
     """Counts and logs what the worker refuses; in a flood most lines are left out, and their number is told."""
 
-    def __init__(self, count: Count | None) -> None:
-        """Count by *count*, None where nobody counts. Two threads at once may log a line more, and count no less."""
+    def __init__(self, count: Callable[..., None] | None) -> None:
+        """Count by *count* (of `route`, `status` and `reason`, the error's code), None where nobody counts.
+
+        Two threads at once may log a line more, and count no less.
+        """
         self._count = count
         self._second = 0
         self._lines = 0  # of this second
