@@ -136,15 +136,9 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         limit: int,
         linger: Callable[[Connection], None],
     ) -> None:
-        """Start with nothing.
+        """Start with nothing, on *sock* from *client* to *server*, which are addresses.
 
-        Args:
-            cfg: gunicorn's settings.
-            sock: the connection.
-            client: the address of the other end.
-            server: the address of this one.
-            limit: the longest body in bytes that is waited for.
-            linger: closes it later, when the client has closed too.
+        A body of more than *limit* bytes is not waited for; *linger* closes it later, when the client has closed too.
         """
         super().__init__(cfg, sock, client, server)
         self.received = bytearray()

@@ -29,13 +29,10 @@ class Incoming:
         refuse: Callable[[Connection, ServiceError], None],
         gone: Callable[[Connection], None],
     ) -> None:
-        """Listen through *poller*.
+        """Listen through *poller*, the main loop's.
 
-        Args:
-            poller: the main loop's.
-            whole: gets a connection whose request is complete.
-            refuse: gets one that must be answered with an error and closed.
-            gone: gets one that its client has closed, or on which nothing came in time.
+        *whole* gets a connection whose request is complete, *refuse* one that must be answered with an error and
+        closed, *gone* one that its client has closed, or on which nothing came in time.
         """
         self._poller = poller
         self._whole = whole
