@@ -166,13 +166,7 @@ def _base64_json(packed: NDArray[np.generic], head: dict[str, object], usage: di
         for begin, end in _slices(packed)
         for index in range(begin, end)
     ]
-    return b"%b,%b%b%b%b}" % (
-        orjson.dumps(head)[:-1],
-        b'"data":[',
-        b",".join(rows),
-        b'],"usage":',
-        orjson.dumps(usage),
-    )
+    return b'%b,"data":[%b],"usage":%b}' % (orjson.dumps(head)[:-1], b",".join(rows), orjson.dumps(usage))
 
 
 def _metadata(packed: NDArray[np.generic], wire: Wire, head: dict[str, object], usage: dict[str, int]) -> str:

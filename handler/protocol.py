@@ -192,16 +192,10 @@ class EmbeddingRequest(BaseModel):
             return Texts(texts, add_special_tokens=self.add_special_tokens is not False)
         if (token_lists := self.token_lists) is not None:
             return TokenLists(token_lists)
-        asked = {
-            "add_generation_prompt": self.add_generation_prompt,
-            "continue_final_message": self.continue_final_message,
-        }
+        asked = self.model_dump(include={"add_generation_prompt", "continue_final_message"}, exclude_none=True)
         return Chat(
             [message.model_dump() for message in self.messages or []],
-            options={
-                **(self.chat_template_kwargs or {}),
-                **{name: value for name, value in asked.items() if value is not None},
-            },
+            options={**(self.chat_template_kwargs or {}), **asked},
             add_special_tokens=bool(self.add_special_tokens),
         )
 
