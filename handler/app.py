@@ -64,7 +64,7 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
     listings = Listings(card, service.rules, lambda: lifecycle.model)
     request_log = RequestLog(metrics, watches)
     read = partial(_read, service.rules.names[0])
-    readers: dict[str, ReadRequest] = {**dict.fromkeys(_OPENAI_ROUTES, read), **pharia_embeddings(listings)}
+    readers: dict[str, ReadRequest] = {**dict.fromkeys(_OPENAI_ROUTES, read), **pharia_embeddings(card.version)}
     embeds: dict[str, Embed] = {route: partial(_embed, service, access, reader) for route, reader in readers.items()}
     _add_embeddings(app, embeds)
     _add_models(app, service, listings)

@@ -30,11 +30,6 @@ class Listings:
         self._rules = rules
         self._model = model
 
-    @property
-    def model_version(self) -> str:
-        """What the operator calls this version of the model."""
-        return self._card.version
-
     def openai(self, name: str) -> dict[str, Any]:
         """Describe the model as `/v1/models` does."""
         model = self._model()

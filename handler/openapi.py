@@ -29,26 +29,21 @@ _OF_VIEWS: tuple[Problem, ...] = (errors.InvalidRequestError, errors.MethodNotAl
 _OF_BODIES: tuple[Problem, ...] = (errors.RequestTooLargeError, errors.MissingCapabilityError)
 _OF_WORK: tuple[Problem, ...] = (errors.NotReadyError, errors.ShuttingDownError, errors.OverloadedError)
 _OF_ENGINE: tuple[Problem, ...] = (errors.ContextLengthError, errors.EngineDeadError, errors.DeadlineExceededError)
+_STRING = {"type": "string"}
 _HEADERS: dict[str, Json] = {
-    "x-request-id": {
-        "description": "The client's own, or a new one; the log has it too.",
-        "schema": {"type": "string"},
-    },
-    "Server-Timing": {"description": "Milliseconds of queue, tokenize, engine, encode.", "schema": {"type": "string"}},
-    "metadata": {"description": "With `bytes`: where each vector lies, as JSON.", "schema": {"type": "string"}},
+    "x-request-id": {"description": "The client's own, or a new one; the log has it too.", "schema": _STRING},
+    "Server-Timing": {"description": "Milliseconds of queue, tokenize, engine, encode.", "schema": _STRING},
+    "metadata": {"description": "With `bytes`: where each vector lies, as JSON.", "schema": _STRING},
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}},
-    "WWW-Authenticate": {"description": "How to send a key.", "schema": {"type": "string"}},
-    "Allow": {"description": "The methods of this path.", "schema": {"type": "string"}},
+    "WWW-Authenticate": {"description": "How to send a key.", "schema": _STRING},
+    "Allow": {"description": "The methods of this path.", "schema": _STRING},
 }
 
 
 def describe(rules: Rules, *, needs_key: bool, pages_need_key: bool = False) -> Json:
     """Describe a server that serves by *rules*.
 
-    Args:
-        rules: what the operator allows.
-        needs_key: whether a key is asked for at all.
-        pages_need_key: whether metrics and documentation are behind it too.
+    *needs_key*: a key is asked for at all; *pages_need_key*: metrics and documentation are behind it too.
     """
     return _Description(rules, operations(pages_guarded=pages_need_key), needs_key=needs_key).document()
 
@@ -76,7 +71,7 @@ class _Description:
         )
         self._schema_of = {kind: schema for (kind, _), schema in found.items()}
         self._schemas: dict[str, Json] = content["$defs"]
-        self._limit(self._schemas)
+        self._limit()
 
     def document(self) -> Json:
         """Put the whole together."""
@@ -185,8 +180,9 @@ class _Description:
             found[str(gives.status)] = response
         return found
 
-    def _limit(self, schemas: Json) -> None:
+    def _limit(self) -> None:
         """Say what this server's operator allows."""
+        schemas = self._schemas
         fields = schemas["EmbeddingRequest"]["properties"]
         forms = fields["input"]["anyOf"][0]["oneOf"]  # one text, texts, token ids, lists of them
         forms[1]["maxItems"] = forms[3]["maxItems"] = self._rules.max_inputs

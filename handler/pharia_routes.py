@@ -20,15 +20,15 @@ from handler.service import EmbeddingService
 ReadRequest = Callable[[bytes], tuple[Inquiry, Encoder]]  # from a body to what is asked for, and in which wire format
 
 
-def pharia_embeddings(listings: Listings) -> dict[str, ReadRequest]:
-    """Return for each path that embeds how its requests are read."""
+def pharia_embeddings(model_version: str) -> dict[str, ReadRequest]:
+    """Return for each path that embeds how its requests are read; answers tell the operator's *model_version*."""
     readers: dict[str, ReadRequest] = {}
     for path, wire, encode in (
         ("/semantic_embed", pharia.SemanticRequest, pharia.encode_one),
         ("/batch_semantic_embed", pharia.BatchSemanticRequest, pharia.encode_batch),
         ("/instructable_embed", pharia.InstructableRequest, pharia.encode_one),
     ):
-        read = partial(_read, wire, partial(encode, model_version=listings.model_version))
+        read = partial(_read, wire, partial(encode, model_version=model_version))
         readers |= {path: read, f"/v1{path}": read}
     return readers
 
