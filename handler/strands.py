@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 from greenlet import getcurrent, greenlet
@@ -75,11 +75,17 @@ def aside(run: Callable[[], T]) -> T:
     """Return what *run* returns, or raise what it raises, while others go on: it has a thread of its own."""
     if not isinstance(getcurrent(), Strand):
         return run()
+    future: Future[T] = Future()
     done = Signal()
-    thread = ThreadPoolExecutor(1, thread_name_prefix="aside")
-    future = thread.submit(run)
-    thread.shutdown(wait=False)  # when it is done
     future.add_done_callback(lambda _: set_all([done]))
+
+    def work() -> None:
+        try:
+            future.set_result(run())
+        except BaseException as exc:  # noqa: BLE001 - raised where it is waited for
+            future.set_exception(exc)
+
+    threading.Thread(target=work, name="aside", daemon=True).start()
     done.wait(threading.TIMEOUT_MAX)
     return future.result()
 
