@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
+import os
 import re
+import shutil
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -185,7 +188,8 @@ def _read_part(file: Path, offset: int) -> None:
 def overlay(folder: Path, patches: Mapping[str, Mapping[str, Any]], hidden: frozenset[str] = frozenset()) -> Path:
     """Return a folder of links to *folder*, which may be read-only.
 
-    The files in *patches* have other contents in it, and those in *hidden* are not there.
+    The files in *patches* have other contents in it, and those in *hidden* are not there. It is the same at every
+    start: by the name of the model's folder vLLM knows what it has compiled for it.
     """
     if not patches and not hidden:
         return folder
@@ -196,10 +200,31 @@ def overlay(folder: Path, patches: Mapping[str, Mapping[str, Any]], hidden: froz
                 (view / entry.name).symlink_to(entry.resolve())
         for name, content in patches.items():
             (view / name).write_text(json.dumps(content))
+        return _settle(view)
     except OSError as exc:
         message = (
             f"the folder for temporary files cannot be written: {exc.strerror}; this model needs a corrected copy of "
             f"{', '.join([*patches, *sorted(hidden)])} there: make room, or set TMPDIR to a folder that can be written"
         )
         raise StartError(message) from exc
-    return view
+
+
+def _settle(made: Path) -> Path:
+    """Name *made* after what is in it, or return what an earlier start has named so."""
+    content = _content(made)
+    digest = hashlib.sha256(repr(sorted(content.items())).encode()).hexdigest()
+    settled = made.with_name(f"embed-model-{digest[:16]}")
+    try:
+        made.rename(settled)
+    except OSError:  # it is there
+        if settled.is_symlink() or settled.stat().st_uid != os.getuid() or _content(settled) != content:
+            return made  # that is somebody else's, or what a cleaner of temporary files has left of ours
+        shutil.rmtree(made)
+    return settled
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    """Return what is in *folder*: of a link where it leads to, of a file its bytes."""
+    return {
+        entry.name: bytes(entry.readlink()) if entry.is_symlink() else entry.read_bytes() for entry in folder.iterdir()
+    }

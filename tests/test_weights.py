@@ -53,6 +53,30 @@ def test_whole_files_pass(tmp_path: Path) -> None:
     assert [file.name for file in view.iterdir()] == ["model.safetensors"]
 
 
+def test_a_corrected_copy_is_the_same_folder_at_every_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it is damaged, or not to be trusted; what is to be seen in it is there in any case."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    file = saved(folder / "model.safetensors")
+
+    def copied(dimensions: int = 4) -> Path:
+        view = weights.overlay(folder, {"config.json": {"hidden_size": dimensions}})
+        assert json.loads((view / "config.json").read_text()) == {"hidden_size": dimensions}
+        assert (view / file.name).readlink() == file
+        return view
+
+    view = copied()
+    assert copied() == view
+    assert copied(5) != view
+    assert len(list(tmp_path.iterdir())) == 3  # nothing is left of the second start's
+    (view / file.name).unlink()
+    assert copied() != view
+    view.rename(tmp_path / "elsewhere")
+    view.symlink_to(tmp_path / "elsewhere")
+    assert copied() != view
+
+
 @pytest.mark.parametrize("load_format", ["hf", "safetensors", "fastsafetensors", "instanttensor", "runai_streamer"])
 def test_no_loader_of_safetensors_sees_others_beside_them(tmp_path: Path, load_format: str) -> None:
     """Those that read all of a folder would load them over the model; what ranks have saved is left alone."""
