@@ -79,6 +79,7 @@ _REMEDIES = {
         "vLLM needs a few small files to start: make room in the folder for temporary files, or set TMPDIR and "
         "EMBED_CACHE_DIR to folders that can be written"
     ),
+    ("decrease gpu memory",): "set EMBED_GPU_MEMORY_UTILIZATION lower, or end what else uses this GPU",
     ("out of memory", "kv cache", "free memory", "available memory"): (
         "set EMBED_MAX_MODEL_LEN lower, or give it more: kv_cache_memory_bytes in EMBED_ENGINE_ARGS, or a larger device"
     ),

@@ -236,6 +236,9 @@ def prepare_process(settings: Settings) -> str | None:
         # On GPUs vLLM prepares to draw tokens, also of embedding models, and imports flashinfer for it, which the image
         # has not.
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
+        # Else it thaws what we froze after it has captured CUDA graphs, and looks through a million objects several
+        # times. What it fears, a collection in between, cannot come: while a model loads, there is none.
+        "VLLM_ENABLE_CUDAGRAPH_GC": "1",
         "HF_HOME": str(cache / "huggingface"),
         "XDG_CACHE_HOME": str(cache),
         "XDG_CONFIG_HOME": str(cache / "config"),

@@ -18,16 +18,19 @@ _NAMED = 3  # of the weights that are missing
 
 
 def skip_needless_warm_ups() -> None:
-    """Have nothing done for models that embed no text; to be called before vLLM is imported.
+    """Have nothing done for models that embed no text.
 
     Before it serves on a GPU, vLLM warms up the kernels of vision models, whatever the model is, and for that it
-    imports them, and they torchvision, which the image has not. Stand-ins take the place of these two modules.
+    imports them, and they torchvision, which the image has not. Stand-ins take the place of these two modules, and of
+    their functions where vLLM has been imported already, as in a worker process that was spawned.
     Source: vllm/model_executor/warmup/kernel_warmup.py.
     """
+    caller = sys.modules.get(f"{_WARM_UPS}.kernel_warmup")
     for name in _NEEDLESS:
         stand_in = ModuleType(f"{_WARM_UPS}.{name}", "Does nothing in place of vLLM's own.")
-        setattr(stand_in, name, lambda *_: None)
-        sys.modules.setdefault(stand_in.__name__, stand_in)
+        for module in filter(None, (stand_in, caller)):
+            setattr(module, name, lambda *_: None)
+        sys.modules[stand_in.__name__] = stand_in
 
 
 def let_compiled_models_load() -> None:

@@ -93,6 +93,10 @@ def test_who_says_no_to_the_models_code_is_heard(
             "MAX_NUM_BATCHED_TOKENS to at least",
         ),
         ("User-specified max_model_len (1024) is greater than the derived", "EMBED_MAX_MODEL_LEN to at most"),
+        (
+            "Free memory on device cuda:0 on startup is less than desired GPU memory utilization. Decrease GPU memory",
+            "EMBED_GPU_MEMORY_UTILIZATION lower",
+        ),
         ("b'File access error'", "while it was streamed; start again"),
         ("something that nobody has seen yet", "LOG_LEVEL=DEBUG"),
     ],

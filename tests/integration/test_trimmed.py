@@ -97,6 +97,14 @@ with patch.multiple(type(current_platform), **hopper):
         worker.model_runner.attn_groups = []
         kernel_warmup(worker)
         assert worker.model_runner.jit_warmup_registry.warmup.called
+
+import gc
+from vllm.utils.gc_utils import freeze_gc_for_cudagraph_capture
+
+gc.freeze()
+with freeze_gc_for_cudagraph_capture():
+    pass
+assert gc.get_freeze_count(), "what the server froze before vLLM builds its engine is thawed"
 """
 
 
@@ -143,6 +151,7 @@ def test_a_trimmed_environment_embeds(trimmed_python: str) -> None:
     ("broken", "missing"),
     [
         (None, None),
+        ("import vllm.model_executor.warmup.kernel_warmup", None),  # as a spawned worker of tensor parallelism has
         ("import handler.vllm_mends as ours; ours.skip_needless_warm_ups = lambda: None", "torchvision"),
         ("import os; os.environ['VLLM_USE_FLASHINFER_SAMPLER'] = '1'", "flashinfer"),
     ],
