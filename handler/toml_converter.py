@@ -110,9 +110,8 @@ def convert(text: str, *, engine_arguments: frozenset[str] | None) -> list[Entry
         ConversionError: not TOML, a key that is unknown or missing, or a value that the server would refuse.
     """
     text = text.replace("\r\n", "\n")
-    document = _parse(text)
-    found = dict(_leaves(document))
-    models = _models(document)
+    found = dict(_leaves(_parse(text)))
+    models = list(dict.fromkeys(path[2] for path in found if path[:2] == ("queue", "models") and path[2:]))
     served = str(found.get(("queue", "checkpoint_name")) or Path(str(found.get(("generator", "model_path")))).name)
     main = served if served in models else next(iter(models), None)
     conversion = _Conversion(text, engine_arguments)
@@ -129,12 +128,6 @@ def convert(text: str, *, engine_arguments: frozenset[str] | None) -> list[Entry
     if conversion.problems:
         raise ConversionError("\n".join(conversion.problems))
     return conversion.entries
-
-
-def _models(document: Mapping[str, Any]) -> list[str]:
-    queue = document.get("queue")
-    models = queue.get("models") if isinstance(queue, dict) else None
-    return list(models) if isinstance(models, dict) else []
 
 
 def _add_aliases(conversion: _Conversion, aliases: list[str]) -> None:
