@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -160,13 +160,14 @@ def choose_parts(objects: Iterable[S3Object]) -> list[S3Object]:
     return [entry for entry in root if entry.name in indexes or _is_part(entry)]
 
 
-def choose_modules(objects: Iterable[S3Object], paths: Iterable[str], *, allow_pickled: bool = False) -> list[S3Object]:
+def choose_modules(
+    objects: Collection[S3Object], paths: Iterable[str], *, allow_pickled: bool = False
+) -> list[S3Object]:
     """Choose the files of the sentence-transformers modules in *paths*, as `modules.json` names them, weights included.
 
     Raises:
         StartError: a module has only pickled weights, and they are not allowed.
     """
-    objects = list(objects)
     chosen: list[S3Object] = []
     inner = dict.fromkeys(PurePosixPath(path.strip("/")).as_posix() for path in paths)  # once each, without "./"
     for path in (path for path in inner if path != "."):
@@ -240,8 +241,7 @@ def _fits(entry: S3Object, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _first_kind(entries: Iterable[S3Object], patterns: Iterable[str]) -> list[S3Object]:
+def _first_kind(entries: Collection[S3Object], patterns: Iterable[str]) -> list[S3Object]:
     """Return the entries that fit the first pattern which any fits."""
-    entries = list(entries)
     kinds = ([entry for entry in entries if _fits(entry, (pattern,))] for pattern in patterns)
     return next((kind for kind in kinds if kind), [])

@@ -8,7 +8,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +92,7 @@ def _mb(count: float) -> float:
     return round(count / 1e6, 1)
 
 
-def fetch(source: Source, objects: Iterable[S3Object], turn: Turn, *, what: str) -> None:
+def fetch(source: Source, objects: Collection[S3Object], turn: Turn, *, what: str) -> None:
     """Make the folder of *turn* hold *objects*; others that it held before stay.
 
     Raises:
@@ -100,13 +100,12 @@ def fetch(source: Source, objects: Iterable[S3Object], turn: Turn, *, what: str)
     """
     folder = turn.folder
     record = read_record(folder)
-    wanted = list(objects)
-    missing = [entry for entry in wanted if not is_finished(entry, folder, record)]
+    missing = [entry for entry in objects if not is_finished(entry, folder, record)]
     if missing:
         turn.wait_to_change()
     tally = _Tally(sum(entry.size for entry in missing))
     told: dict[str, object] = {"what": what, "bucket": source.location.bucket, "prefix": source.location.prefix}
-    told |= {"files": len(missing), "files_kept": len(wanted) - len(missing)}
+    told |= {"files": len(missing), "files_kept": len(objects) - len(missing)}
     log.info("fetching", extra={**told, "total_mb": _mb(tally.total), "folder": str(folder)})
     readers = ThreadPoolExecutor(READERS, thread_name_prefix="fetch")
     threading.Thread(target=tally.tell_until_stopped, name="fetch-progress", daemon=True).start()

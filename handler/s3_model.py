@@ -41,7 +41,7 @@ class Located:
     fetch_weights: Callable[[], None] | None = None  # into the folder; None: they are there, or streamed
     streamed_from: str | None = None  # the engine reads the weights itself, from here
     anonymous: bool = False  # there are no credentials for that: the bucket is read as everybody may read it
-    release: Callable[[], object] = lambda: None  # when everything is loaded: others may change the folder then
+    release: Callable[[], None] = lambda: None  # when everything is loaded: others may change the folder then
 
 
 def fetch_description(
