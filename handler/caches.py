@@ -102,7 +102,7 @@ def _is_broken(file: Path) -> bool:
         content = json.loads(file.read_bytes())
     except FileNotFoundError:  # another container has just finished with it
         return False
-    except ValueError:
+    except (ValueError, RecursionError):
         return True
     return not (isinstance(content, dict) and {"hash", "modelinfo"} <= content.keys())
 

@@ -216,7 +216,7 @@ def _shards(index: Path, root: Mapping[str, S3Object], location: S3Location) -> 
     """Return what *index* names, in order."""
     try:
         names = sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         message = f"{location.url}{index.name} is broken; upload the model again"
         raise StartError(message) from exc
     if missing := [name for name in names if name not in root]:

@@ -121,7 +121,7 @@ def read_record(folder: Path) -> dict[str, str]:
     """Return the ETag of each finished file."""
     try:
         record = json.loads((folder / _RECORD).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 

@@ -133,7 +133,7 @@ def _indexed(index: Path) -> dict[Path, set[str]]:
     """Return the shards that *index* names, in order, and the names of the tensors that it promises in each."""
     try:
         weight_map = {str(tensor): str(name) for tensor, name in json.loads(index.read_bytes())["weight_map"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         message = f"{index} is broken; download the model again"
         raise StartError(message) from exc
     shards: dict[Path, set[str]] = {}
@@ -160,7 +160,7 @@ def check_safetensors(file: Path) -> set[str]:
     except OSError as exc:
         message = f"{file} cannot be read: {exc.strerror}"
         raise StartError(message) from exc
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         whole, ends = False, {}
     if not whole:
         message = f"{file} is cut off or not a safetensors file; download the model again"

@@ -135,9 +135,10 @@ def test_an_index_names_the_shards(tmp_path: Path) -> None:
         s3.choose_weights(found[:2], tmp_path, LOCATION)
     single = [*found, *listing("model.safetensors")]  # which Transformers takes first, and so a mounted folder's reader
     assert names(s3.choose_weights(single, tmp_path, LOCATION)) == ["model.safetensors"]
-    (tmp_path / "model.safetensors.index.json").write_text("[]")
-    with pytest.raises(StartError, match=r"index\.json is broken"):
-        s3.choose_weights(found, tmp_path, LOCATION)
+    for content in ("[]", "[" * 100_000):
+        (tmp_path / "model.safetensors.index.json").write_text(content)
+        with pytest.raises(StartError, match=r"index\.json is broken"):
+            s3.choose_weights(found, tmp_path, LOCATION)
 
 
 def test_a_streaming_loader_must_find_the_weights_alone(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from handler.errors import StartError
 from handler.s3 import S3Object
-from handler.s3_folder import Turn, check_space, clear
+from handler.s3_folder import Turn, check_space, clear, read_record, write_record
 
 
 def test_more_than_the_disk_has_is_refused(tmp_path: Path) -> None:
@@ -26,6 +26,16 @@ def test_more_than_the_disk_has_is_refused(tmp_path: Path) -> None:
         check_space(tmp_path, 2 * free)
     check_space(tmp_path, 0)
     check_space(tmp_path, 1)
+
+
+def test_a_record_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    """Its files are fetched again then."""
+    write_record(tmp_path, {"config.json": "etag"})
+    assert read_record(tmp_path) == {"config.json": "etag"}
+    (record,) = tmp_path.iterdir()
+    for content in ("", "[]", "[" * 100_000):
+        record.write_text(content)
+        assert read_record(tmp_path) == {}
 
 
 def waiting(action: Callable[[], object]) -> threading.Thread:

@@ -12,6 +12,9 @@ from handler import trust, weights
 from handler.errors import StartError
 from handler.s3_model import Located
 
+# A header of as many bytes as it says, of brackets that nobody closes.
+_ENDLESS = (100_000).to_bytes(8, "little") + b"[" * 100_000
+
 
 def saved(file: Path) -> Path:
     """Write a small safetensors file."""
@@ -109,7 +112,7 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, size: int) -> None:
         weights.check_weights(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"not safetensors at all", b"\xff" * 100, b"<html>404</html>" * 10])
+@pytest.mark.parametrize("content", [b"not safetensors at all", b"\xff" * 100, b"<html>404</html>" * 10, _ENDLESS])
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
     """A saved error page, say."""
     (tmp_path / "model.safetensors").write_bytes(content)
@@ -124,9 +127,10 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "a.safetensors"}}))
     with pytest.raises(StartError, match=r"a\.safetensors is missing"):
         weights.check_weights(tmp_path)
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(StartError, match="is broken"):
-        weights.check_weights(tmp_path)
+    for content in ("{}", "[" * 100_000):
+        (tmp_path / "model.safetensors.index.json").write_text(content)
+        with pytest.raises(StartError, match="is broken"):
+            weights.check_weights(tmp_path)
 
 
 def test_a_tensor_that_its_shard_lacks_is_named(tmp_path: Path) -> None:
