@@ -1,4 +1,8 @@
-"""One engine, two ways to its batches: `python -m tests.integration.both_queues FOLDER OPTIONS` compares them."""
+"""One engine, two ways to its batches: `python -m tests.integration.both_queues` compares them, case after case.
+
+Each line it reads is a JSON list of a model's folder and changes of its engine options, each line it prints what came
+of one. They share a process, for most of a start is importing vLLM.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +35,10 @@ def embed(queue: Any, texts: list[list[int]]) -> tuple[list[int], dict[int, np.n
     return sizes, vectors
 
 
-def main(folder: Path, changes: dict[str, Any]) -> None:
-    """Print the queue that was chosen, both ways' batches and the largest difference of their vectors."""
-    prepare_process(Settings())
-    from handler.vllm_core import VllmCore, _Scheduled, import_vllm
+def compare(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the queue that was chosen, both ways' batches and the largest difference of their vectors."""
+    from handler.vllm_core import VllmCore, _Scheduled
 
-    import_vllm()
     core = VllmCore(engine_options(folder, **changes))
     chosen = core._queue  # noqa: SLF001 - what this compares
     random = np.random.default_rng(0)
@@ -44,10 +46,21 @@ def main(folder: Path, changes: dict[str, Any]) -> None:
     sizes, vectors = embed(chosen, texts)
     plain_sizes, plain = embed(_Scheduled(core._core, chosen._params), texts)  # noqa: SLF001
     differences = [float(np.abs(vectors[key] - plain[key]).max()) for key in plain]
-    told = {"queue": type(chosen).__name__, "sizes": sizes, "plain_sizes": plain_sizes}
-    print(json.dumps({**told, "keys": sorted(vectors), "plain_keys": sorted(plain), "difference": max(differences)}))
     core.close()
+    told = {"queue": type(chosen).__name__, "sizes": sizes, "plain_sizes": plain_sizes}
+    return {**told, "keys": sorted(vectors), "plain_keys": sorted(plain), "difference": max(differences)}
+
+
+def main() -> None:
+    """Compare what is asked for."""
+    prepare_process(Settings())
+    from handler.vllm_core import import_vllm
+
+    import_vllm()
+    for line in sys.stdin:
+        folder, changes = json.loads(line)
+        print(json.dumps(compare(Path(folder), changes)))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    main()

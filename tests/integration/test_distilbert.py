@@ -1,4 +1,4 @@
-"""DistilBERT, which vLLM computes as BERT: from every place that weights come from, and compiled."""
+"""DistilBERT, which vLLM computes as BERT: from every place that weights come from; `test_compiled` has one too."""
 
 from __future__ import annotations
 
@@ -59,12 +59,9 @@ def assert_same(server: Server, model: Path) -> None:
     assert worst >= COSINE
 
 
-@pytest.mark.parametrize("eager", ["true", "false"])
-def test_a_checkpoint_of_the_language_model(model: Path, tmp_path: Path, eager: str) -> None:
-    """Its names begin with the model's, and its head is not for embedding; compiled and not."""
-    folder = changed(model, with_a_head)
-    settings = {"EMBED_ENFORCE_EAGER": eager, "EMBED_CACHE_DIR": str(tmp_path / "cache")}
-    with Server(EMBED_MODEL_PATH=str(folder), **settings) as server:
+def test_a_checkpoint_of_the_language_model(model: Path) -> None:
+    """Its names begin with the model's, and its head is not for embedding."""
+    with Server(EMBED_MODEL_PATH=str(changed(model, with_a_head))) as server:
         assert_same(server, model)
 
 
@@ -81,16 +78,15 @@ def test_a_checkpoint_that_lacks_a_matrix(model: Path, workers: str) -> None:
     assert "layer.1.output.dense.weight" in said
 
 
-@pytest.mark.parametrize("load_format", ["auto", "runai_streamer"])
-def test_weights_in_a_bucket(model: Path, tmp_path: Path, load_format: str) -> None:
-    """Fetched, or streamed into the engine by another loader of vLLM's."""
+def test_weights_are_streamed(model: Path, tmp_path: Path) -> None:
+    """From a bucket into the engine, by another loader of vLLM's; those that are fetched lie in a folder."""
     with moto_server() as url:
         client = boto3.Session("x", "x", region_name="us-east-1").client("s3", endpoint_url=url)
         client.create_bucket(Bucket=BUCKET)
         upload(client, model, "tiny/")
         settings = {
             "EMBED_MODEL_PATH": f"s3://{BUCKET}/tiny/",
-            "EMBED_LOAD_FORMAT": load_format,
+            "EMBED_LOAD_FORMAT": "runai_streamer",
             "EMBED_CACHE_DIR": str(tmp_path / "cache"),
             "AWS_ENDPOINT_URL": url,
             "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
