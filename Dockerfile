@@ -14,7 +14,7 @@ ARG ADAPTER_IMAGE=public.ecr.aws/awsguru/aws-lambda-adapter:1.0.0
 # ---- what runs, without a package
 FROM ${BASE_IMAGE} AS base
 ARG WORLD
-# Triton compiles its launchers with a C compiler while the engine runs; the CPU engine runs eagerly and needs none.
+# Triton compiles its launchers with a C compiler while the engine runs; the CPU engine runs eagerly by default and needs none.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates libnuma1 python3 \
         $(test "$WORLD" = cpu || echo gcc libc6-dev python3-dev) \
