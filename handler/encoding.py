@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 from handler.errors import InternalError
 from handler.strands import make_way
+
+log = logging.getLogger(__name__)
 
 _SLICE_NUMBERS = 128 * 1024  # that are written at once: eight kilobytes may ask for a hundred megabytes of them
 
@@ -93,7 +96,8 @@ def finish_vectors(vectors: Vectors, *, dimensions: int | None, unit_length: boo
     """
     if dimensions is not None:
         vectors = vectors[:, :dimensions]
-    if not np.isfinite(vectors).all():
+    if not (finite := np.isfinite(vectors).all(axis=1)).all():
+        log.error("vector_not_finite", extra={"vectors": len(vectors), "not_finite": int((~finite).sum())})
         raise InternalError("the model computed a vector that is not finite for this input")
     return to_unit_length(vectors) if unit_length else vectors
 

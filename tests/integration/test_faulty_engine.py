@@ -42,6 +42,10 @@ def test_a_row_that_is_not_a_number(server: Server, record_property: Callable[[s
             cosine = np.dot(response.json()["data"][0]["embedding"], expected[index % 8]["embedding"])
             worst = min(worst, float(cosine))
     assert worst > 0.9999
+    told = server.events("vector_not_finite")
+    assert {(line["vectors"], line["not_finite"]) for line in told} == {(2, 1)}
+    refused = [response for response in responses if response.status_code != 200]
+    assert {line["request_id"] for line in told} == {response.headers["x-request-id"] for response in refused}
     record_property("what", "NaN in one text's vector while others share its batch")
     record_property("figure", f"{ROUNDS} such requests 500, {3 * ROUNDS} beside them 200, lowest cosine {worst:.6f}")
 
