@@ -13,7 +13,7 @@ from dataclasses import fields
 from handler.caches import copy_baked, look_over
 from handler.encoding import finish_vectors
 from handler.engine import Engine
-from handler.engine_args import EngineOptions
+from handler.engine_args import EngineOptions, remedy
 from handler.errors import ServiceError, StartError
 from handler.feed import Core
 from handler.installation import check_installation
@@ -110,7 +110,7 @@ def load_model(
     if folder.pooling is None:
         log.warning("no_pooling_given", extra={"reason": "no modules.json in the folder", "pooling": core.pooling})
     with lifecycle.phase("warm_up"):
-        _warm_up(engine, tokenizer, core)
+        warm_up(engine, tokenizer, core)
     return LoadedModel(
         tokenizer=tokenizer,
         prompts=prompts,
@@ -201,14 +201,20 @@ def _check_matryoshka(settings: Settings, dimensions: int) -> None:
         raise StartError(message)
 
 
-def _warm_up(engine: Engine, tokenizer: TextTokenizer, core: Core) -> None:
-    """Embed two texts the way a request would; a model whose weights are broken shows here at the latest."""
+def warm_up(engine: Engine, tokenizer: TextTokenizer, core: Core) -> None:
+    """Embed two texts the way a request would; a model whose weights are broken shows here at the latest.
+
+    Raises:
+        StartError: there is no vector, or one that is none, with what the engine died of.
+    """
     batch = tokenizer.encode_texts(["warm-up", "a second text"], LengthRule(core.max_model_len, "truncate"))
     try:
         embedded = engine.embed(batch.token_ids, deadline=time.monotonic() + _WARM_UP_TIMEOUT_S)
         vectors = finish_vectors(embedded.vectors, dimensions=None, unit_length=True)
     except ServiceError as exc:
-        message = f"the warm-up embedding failed: {exc.message}; are the weights broken?"
+        cause = engine.died_of or exc
+        said = str(cause).strip().partition("\n")[0]
+        message = f"the warm-up embedding failed: {said}; {remedy(cause, 'are the weights broken?')}"
         raise StartError(message) from exc
     if abs(float(vectors[0] @ vectors[0]) - 1) > _UNIT_TOLERANCE:
         message = "the warm-up embedding is all zeros; are the weights broken?"

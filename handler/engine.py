@@ -59,6 +59,7 @@ class Engine:
         self._feed = Feed()
         # Plain numbers for the metrics: only the thread writes them, and a scrape may read them at any moment.
         self.finished_texts = 0
+        self.died_of: BaseException | None = None
         self.steps_by_size = [0] * 32  # at i: steps that finished 2**(i - 1) to 2**i - 1 texts, at 0: none
         threading.Thread(target=self._run, name="engine", daemon=True).start()
 
@@ -106,7 +107,8 @@ class Engine:
             self._built.set()
         try:
             self._serve(self._core)
-        except BaseException:  # whatever vLLM and torch raise: nobody may be left waiting, and the process must end
+        except BaseException as exc:  # whatever vLLM and torch raise: nobody may be left waiting, the process must end
+            self.died_of = exc
             log.exception("engine_died", extra={"texts": self.waiting_texts})
             self._fail_all()
             self._on_death()

@@ -87,6 +87,11 @@ _REMEDIES = {
         "set EMBED_MAX_NUM_BATCHED_TOKENS to at least the longest input's tokens, or EMBED_MAX_MODEL_LEN lower"
     ),
     ("max_model_len",): "set EMBED_MAX_MODEL_LEN to at most what the model was made for",
+    ("unsupported cpu attention",): "vLLM has no heads of this size on CPUs; take another model, or a GPU",
+    ("no module or parameter named",): (
+        "the checkpoint has weights that vLLM has no place for, as the head of another task is: load it with "
+        "Transformers' AutoModel and save it again"
+    ),
     ("architecture", "not supported", "unsupported", "no other way to handle"): (
         "this vLLM does not serve that architecture or choice"
     ),
@@ -107,8 +112,13 @@ def explain(exc: Exception, options: EngineOptions) -> str:
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()] or ["no message"]
     # pydantic's first line only counts the errors
     line = lines[1] if type(exc).__name__ == "ValidationError" and len(lines) > 1 else lines[0]
+    line, _, _ = line.replace(options.model, options.shown_as).partition(" Supported architectures: ")  # some hundred
+    line = shorten(line.rstrip("."), _LINE_CHARS, placeholder="...")
+    known = remedy(exc, "start again with LOG_LEVEL=DEBUG to hear vLLM itself")
+    return f"vLLM cannot load {options.shown_as}: {type(exc).__name__}: {line}; {known}"
+
+
+def remedy(exc: BaseException, otherwise: str) -> str:
+    """Say what to do about *exc*, and *otherwise* where it is not known."""
     text = f"{type(exc).__name__} {exc}".lower().replace("memoryerror", "out of memory")
-    found = (remedy for words, remedy in _REMEDIES.items() if any(word in text for word in words))
-    remedy = next(found, "start again with LOG_LEVEL=DEBUG to hear vLLM itself")
-    line = shorten(line.replace(options.model, options.shown_as), _LINE_CHARS, placeholder="...")
-    return f"vLLM cannot load {options.shown_as}: {type(exc).__name__}: {line}; {remedy}"
+    return next((todo for words, todo in _REMEDIES.items() if any(word in text for word in words)), otherwise)

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from handler.engine_args import check_engine_args, explain
+from handler.engine_args import check_engine_args, explain, remedy
 from handler.errors import StartError
 from handler.settings import Settings
 from tests.engine_options import engine_options
@@ -98,6 +98,7 @@ def test_who_says_no_to_the_models_code_is_heard(
             "EMBED_GPU_MEMORY_UTILIZATION lower",
         ),
         ("b'File access error'", "while it was streamed; start again"),
+        ("There is no module or parameter named 'cls' in Model", "as the head of another task is: load it with"),
         ("something that nobody has seen yet", "LOG_LEVEL=DEBUG"),
     ],
 )
@@ -106,3 +107,21 @@ def test_what_vllm_says_gets_a_remedy(said: str, remedy: str) -> None:
     told = explain(ValueError(f"{said} of /overlay\nand more"), engine_options(Path("/overlay"), shown_as="/model"))
     assert told.startswith(f"vLLM cannot load /model: ValueError: {said} of /model; ")
     assert remedy in told
+
+
+def test_an_unknown_architecture_is_told_without_the_known_ones() -> None:
+    """vLLM names all of its own, more than three hundred."""
+    said = (
+        "Model architectures ['FancyModel'] are not supported for now. Supported architectures: dict_keys(['A', 'B'])"
+    )
+    told = explain(ValueError(said), engine_options(Path("/model"), shown_as="/model"))
+    assert told.endswith(
+        "['FancyModel'] are not supported for now; this vLLM does not serve that architecture or choice"
+    )
+
+
+def test_a_remedy_is_known_or_not() -> None:
+    """The first that fits what was said."""
+    heads = RuntimeError("Unsupported CPU attention configuration: head_dim=26")
+    assert remedy(heads, "none") == "vLLM has no heads of this size on CPUs; take another model, or a GPU"
+    assert remedy(RuntimeError("what"), "none") == "none"

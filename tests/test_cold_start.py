@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from handler.cold_start import warm_up
+from handler.engine import Engine
+from handler.errors import StartError
+from handler.tokenization import TextTokenizer
+from tests.fakes import ByteTokenizer, SumCore
+
+
+def warm(core: SumCore) -> None:
+    """Warm up an engine on *core*."""
+    engine = Engine(lambda: core, on_death=lambda: None)
+    engine.wait_built()
+    warm_up(engine, TextTokenizer(ByteTokenizer(), vocab_size=300), core)
+
+
+def test_a_sound_engine_passes() -> None:
+    """Its vectors have a direction."""
+    warm(SumCore())
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("Unsupported CPU attention configuration: head_dim=26", "head_dim=26; vLLM has no heads of this size on CPUs"),
+        ("something else", "something else; are the weights broken"),
+    ],
+)
+def test_what_the_engine_died_of_is_told(error: str, said: str) -> None:
+    """With the remedy, if there is one: the first batch may be the first to show what vLLM cannot compute."""
+    core = SumCore()
+    core.error = RuntimeError(error)
+    with pytest.raises(StartError, match=f"the warm-up embedding failed: .*{said}"):
+        warm(core)
+
+
+def test_vectors_of_zeros_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have no direction."""
+    core = SumCore()
+    monkeypatch.setattr(core, "_vector", lambda _: np.zeros(2, dtype=np.float32))
+    with pytest.raises(StartError, match="warm-up embedding"):
+        warm(core)
