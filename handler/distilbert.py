@@ -52,17 +52,3 @@ def weights_as_bert(weights: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, A
         yield renamed, tensor
         if renamed == _WORDS:
             yield _TOKEN_TYPES, tensor.new_zeros((1, tensor.shape[1]))
-
-
-def load_distilbert_as_bert(base_loader: Any) -> None:
-    """Have the models that vLLM's module *base_loader* makes from a DistilBERT's config.json take its weights."""
-    initialize = base_loader.initialize_model
-
-    def initialize_model(*args: Any, **options: Any) -> Any:
-        model = initialize(*args, **options)
-        if getattr(getattr(model, "config", None), "model_type", None) == MODEL_TYPE:
-            load = model.load_weights
-            model.load_weights = lambda weights: load(weights_as_bert(weights))
-        return model
-
-    base_loader.initialize_model = initialize_model

@@ -116,7 +116,7 @@ def _read_model_folder(
         normalizes=not modules or "Normalize" in kinds,
         dense_layers=_check_dense(path, modules, allow_pickled=allow_pickled),
         lower_case=bool(encoder.get("do_lower_case", False)),
-        patches=config_patch(config) | length,
+        patches=config_patch(config, has_modules=bool(modules)) | length,
         vocab_size=config.get("vocab_size"),
         dtype=config.get("dtype") or config.get("torch_dtype"),
         prompts={name: text or "" for name, text in (prompts.get("prompts") or {}).items()},

@@ -6,58 +6,46 @@ from typing import Any
 
 from handler.distilbert import MODEL_TYPE, config_as_bert
 from handler.errors import StartError
+from handler.families import NOMIC, ROBERTAS, check_family
+from handler.rotary import config_as_gte, config_as_nomic
 
 Json = dict[str, Any]
 Patches = dict[str, Json]  # file -> its content
 
-_ROBERTAS = {"roberta", "xlm-roberta", "camembert"}  # their positions begin behind the padding id
 # Of the same models, what vLLM has no class for. Its general one would give them positions from 0.
 _KNOWN_AS = {
     "CamembertModel": "RobertaModel",
     "CamembertForMaskedLM": "RobertaForMaskedLM",
     "XLMRobertaForMaskedLM": "RobertaForMaskedLM",
 }
-# Models of which no class of vLLM's knows where their positions begin.
-_STRANGERS = {"data2vec-text", "esm", "ibert", "longformer", "luke", "roberta-prelayernorm"}
-_STRANGERS |= {"xlm-roberta-xl", "xmod"}
-# What vLLM 0.32 lacks for families that many models are made of, and which of other families do the same.
-_LACKING = {
-    "albert": (
-        "no class for ALBERT, whose layers share their weights",
-        "paraphrase-MiniLM-L3-v2 for paraphrase-albert-small-v2",
-    ),
-    "mpnet": (
-        "no attention with the relative position bias that MPNet adds to its scores",
-        "all-distilroberta-v1 for all-mpnet-base-v2, multi-qa-distilbert-cos-v1 for multi-qa-mpnet-base",
-    ),
+# Of language models that were trained further to embed and kept their class, for which vLLM has none or another pooler.
+_TRAINED_FURTHER = {
+    "BertForMaskedLM": "BertModel",
+    "BertForPreTraining": "BertModel",
+    "ModernBertForMaskedLM": "ModernBertModel",
 }
+_AS_OTHERS = {MODEL_TYPE: config_as_bert, "gte": config_as_gte, "new": config_as_gte, NOMIC: config_as_nomic}
 
 
-def config_patch(config: Json) -> Patches:
-    """Name RoBERTa's class, and its kind of positions, which vLLM needs and Transformers 5 does not write any more.
+def config_patch(config: Json, *, has_modules: bool) -> Patches:
+    """Name classes that vLLM has, and RoBERTa's kind of positions, which it needs and Transformers 5 does not write.
 
-    DistilBERT gets what BERT's class needs.
+    DistilBERT, GTE and Nomic BERT get what the classes that compute them need. Only a model that *has_modules* of
+    sentence-transformers is an embedding model whatever its class: others may be for sparse vectors.
 
     Raises:
-        StartError: a model that vLLM lacks something for, or whose positions it would count from 0, though they begin
-            behind the padding id.
+        StartError: a model that vLLM lacks something for, or would compute otherwise.
     """
+    check_family(config)
     kind = config.get("model_type")
-    if kind == MODEL_TYPE:
-        return {"config.json": config_as_bert(config)}
-    if kind in _LACKING:
-        lacks, others = _LACKING[kind]
-        message = f"vLLM has {lacks}; not served, take a model of another family: {others}"
-        raise StartError(message)
-    if kind in _STRANGERS:
-        message = f"vLLM counts the positions of {kind} models from 0, but they begin behind the padding id; not served"
-        raise StartError(message)
-    if kind not in _ROBERTAS:
-        return {}
-    classes = [_KNOWN_AS.get(name, name) for name in config.get("architectures") or []]
-    patched = {**config, "position_embedding_type": config.get("position_embedding_type", "absolute")}
-    if classes:
-        patched["architectures"] = classes
+    patched = {**config}
+    if kind in _AS_OTHERS:
+        patched = _AS_OTHERS[kind](config)
+    elif classes := config.get("architectures"):
+        known = _KNOWN_AS | (_TRAINED_FURTHER if has_modules else {})
+        patched["architectures"] = [known.get(name, name) for name in classes]
+    if kind in ROBERTAS:
+        patched["position_embedding_type"] = config.get("position_embedding_type", "absolute")
     return {"config.json": patched} if patched != config else {}
 
 
@@ -85,7 +73,7 @@ def length_patch(config: Json, file: str, encoder: Json, tokenizer: Json | None)
     limit = (tokenizer or {}).get("model_max_length")
     if wanted is None and limit is not None and positions is not None:
         wanted = int(min(limit, positions))  # what has no limit has 10**30 there
-    if config.get("model_type") in _ROBERTAS and positions is not None:
+    if config.get("model_type") in ROBERTAS and positions is not None:
         positions -= (config.get("pad_token_id") or 0) + 1
         wanted = wanted or positions
     if wanted is not None and positions is not None:

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handler.distilbert import load_distilbert_as_bert
 from handler.engine_args import OURS, EngineOptions, check_engine_args, explain
 from handler.errors import StartError
 from handler.logs import drop_own_handlers
+from handler.renaming import rename_weights
 from handler.trust import needs_code
 from handler.vllm_mends import count_dense, let_compiled_models_load, refuse_missing_weights, skip_needless_warm_ups
 
@@ -40,7 +40,7 @@ def import_vllm() -> None:
         importlib.import_module(module)
         drop_own_handlers("torch")
     base_loader = importlib.import_module("vllm.model_executor.model_loader.base_loader")
-    load_distilbert_as_bert(base_loader)
+    rename_weights(base_loader)
     refuse_missing_weights(base_loader)
 
 

@@ -3,7 +3,8 @@ from typing import Any
 
 import torch
 
-from handler.distilbert import config_as_bert, load_distilbert_as_bert, weights_as_bert
+from handler.distilbert import config_as_bert, weights_as_bert
+from handler.renaming import rename_weights
 
 # The names of one layer, as DistilBERT's files have them and as vLLM's BERT takes them.
 LAYER = {
@@ -62,7 +63,7 @@ def test_berts_words_are_added_to_the_config() -> None:
 
 def loaded(model_type: str | None) -> list[str]:
     """Load one weight into what a stand-in for vLLM's module makes, and return the names that came."""
-    config = SimpleNamespace(model_type=model_type) if model_type else None
+    config = SimpleNamespace(model_type=model_type, architectures=["BertModel"]) if model_type else None
     came: list[str] = []
 
     class Model:
@@ -73,7 +74,7 @@ def loaded(model_type: str | None) -> list[str]:
             came.extend(name for name, _ in weights)
 
     module = SimpleNamespace(initialize_model=lambda **_: Model())
-    load_distilbert_as_bert(module)
+    rename_weights(module)
     module.initialize_model(vllm_config=None).load_weights([(WORDS, torch.ones(3, 2))])
     return came
 

@@ -139,6 +139,24 @@ def test_a_class_that_vllm_has_not_gets_the_name_of_one_it_has(folders: Path, tm
 
 
 @pytest.mark.parametrize(
+    ("name", "kept", "seen"),
+    [
+        ("bert-lower", "BertForMaskedLM", "BertModel"),
+        ("bert-lower", "BertForPreTraining", "BertModel"),
+        ("modernbert-mean", "ModernBertForMaskedLM", "ModernBertModel"),
+    ],
+)
+def test_an_embedding_model_may_have_kept_the_class_of_a_language_model(
+    name: str, kept: str, seen: str, folders: Path, tmp_path: Path
+) -> None:
+    """Without sentence-transformers modules it may be one for sparse vectors, as vLLM takes it."""
+    folder = edited(folders, tmp_path, name, config=lambda config: config | {"architectures": [kept]})
+    assert read_model_folder(folder).patches["config.json"]["architectures"] == [seen]
+    (folder / "modules.json").unlink()
+    assert "config.json" not in read_model_folder(folder).patches
+
+
+@pytest.mark.parametrize(
     ("family", "said"),
     [
         ("mpnet", "relative position bias that MPNet adds to its scores; not served, take .*: all-distilroberta"),

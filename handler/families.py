@@ -1,0 +1,83 @@
+"""Families of models, and choices in their config.json, that vLLM does not compute: refused by name before it starts.
+
+Most of them vLLM would load and compute otherwise; of the rest it says something that nobody who serves a model knows.
+Source: vllm/model_executor/models of vLLM 0.32, and vectors of tiny models against sentence-transformers' own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from handler.errors import StartError
+
+Json = dict[str, Any]
+
+ROBERTAS = {"roberta", "xlm-roberta", "camembert"}  # their positions begin behind the padding id
+NOMIC = "nomic_bert"
+_ENCODERS = {"bert", *ROBERTAS}  # which one class of vLLM's computes
+# Models of which no class of vLLM's knows where their positions begin.
+_STRANGERS = {"data2vec-text", "esm", "ibert", "longformer", "luke", "roberta-prelayernorm"}
+_STRANGERS |= {"xlm-roberta-xl", "xmod"}
+_T5 = (
+    "no encoder with the relative position bias that T5 adds to its scores",
+    "all-distilroberta-v1 for sentence-t5 and gtr-t5, multilingual-e5-base for multilingual ones",
+)
+_DEBERTA = ("no attention with DeBERTa's relative positions", "gte-modernbert-base, or multilingual-e5-base")
+_ADAPTERS = "no choice among the adapters of jina-embeddings-v3: it takes that for text-matching, whatever the task"
+# What vLLM 0.32 lacks for families that many models are made of, and which of other families do the same.
+_LACKING = {
+    "albert": (
+        "no class for ALBERT, whose layers share their weights",
+        "paraphrase-MiniLM-L3-v2 for paraphrase-albert-small-v2",
+    ),
+    "mpnet": (
+        "no attention with the relative position bias that MPNet adds to its scores",
+        "all-distilroberta-v1 for all-mpnet-base-v2, multi-qa-distilbert-cos-v1 for multi-qa-mpnet-base",
+    ),
+    **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
+    **dict.fromkeys(("deberta", "deberta-v2"), _DEBERTA),
+    "jina_embeddings_v3": ("no class for jina-embeddings-v3", "bge-m3, or multilingual-e5-large"),
+}
+# The same of kinds of positions, which config.json names.
+_POSITIONS = {
+    "alibi": (
+        "no encoder with the linear biases (ALiBi) of jina-embeddings-v2",
+        "nomic-embed-text-v1.5 or gte-modernbert-base",
+    ),
+    "rotary": (_ADAPTERS, "bge-m3, or multilingual-e5-large"),
+}
+# What Nomic's own code does otherwise where this is set, and vLLM does not.
+_NOMIC_CHOICES = ("rotary_scaling_factor", "prenorm", "parallel_block", "use_rms_norm", "causal")
+
+
+def check_family(config: Json) -> None:
+    """Refuse what *config*, a model's config.json, says of it where vLLM would compute something else or fail.
+
+    Raises:
+        StartError: with what vLLM lacks, and what to do.
+    """
+    kind = config.get("model_type")
+    positions = config.get("position_embedding_type") or "absolute"
+    lacks = _LACKING.get(str(kind))
+    if kind in _ENCODERS and positions != "absolute":
+        lacks = _POSITIONS.get(positions, (f"no {kind} with {positions} positions", "one with absolute positions"))
+    if lacks is not None:
+        message = f"vLLM has {lacks[0]}; not served, take a model of another family: {lacks[1]}"
+        raise StartError(message)
+    if kind in _STRANGERS:
+        message = f"vLLM counts the positions of {kind} models from 0, but they begin behind the padding id; not served"
+        raise StartError(message)
+    if problem := _problem(str(kind), config):
+        message = f"config.json: {problem}; not served"
+        raise StartError(message)
+
+
+def _problem(kind: str, config: Json) -> str | None:
+    """Say which choice in *config* vLLM passes over in silence, None where there is none."""
+    if kind in _ENCODERS and config.get("is_decoder"):
+        return f"is_decoder, but vLLM's {kind} looks to both sides"
+    padding = config.get("pad_token_id")
+    if kind in ROBERTAS and padding is not None and padding in (config.get("bos_token_id"), config.get("eos_token_id")):
+        return "pad_token_id is also the beginning's or the end's id, by which positions are counted in another way"
+    chosen = [name for name in _NOMIC_CHOICES if kind == NOMIC and config.get(name)]
+    return f"{chosen[0]}={config[chosen[0]]}, which vLLM does not compute" if chosen else None

@@ -1,0 +1,44 @@
+"""Weights under the names that vLLM's classes know, whichever loader reads them.
+
+A checkpoint of a language model has the model's name in front of every weight, and a head, which an embedding does not
+pass. Transformers takes off the one and leaves out the other; vLLM's BERT and GTE do neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from handler.distilbert import MODEL_TYPE, weights_as_bert
+
+Weights = Iterable[tuple[str, Any]]
+
+
+def without_head(weights: Weights, *, base: str, heads: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Take *base* off the names, and leave out what begins with one of *heads*."""
+    return ((name.removeprefix(base), tensor) for name, tensor in weights if not name.startswith(heads))
+
+
+# model type -> the class that config.json names for it, and what its weights go through.
+_RENAMED: dict[str, tuple[str, Callable[[Weights], Weights]]] = {
+    MODEL_TYPE: ("BertModel", weights_as_bert),
+    "bert": ("BertModel", partial(without_head, base="bert.", heads=("cls.",))),
+    "gte": ("GteModel", partial(without_head, base="new.", heads=("classifier.", "lm_head."))),
+}
+
+
+def rename_weights(base_loader: Any) -> None:
+    """Have the models that vLLM's module *base_loader* makes take the weights of those that are shown as others."""
+    initialize = base_loader.initialize_model
+
+    def initialize_model(*args: Any, **options: Any) -> Any:
+        model = initialize(*args, **options)
+        config = getattr(model, "config", None)
+        shown_as, rename = _RENAMED.get(str(getattr(config, "model_type", None)), (None, None))
+        if rename is not None and shown_as in (getattr(config, "architectures", None) or ()):
+            load = model.load_weights
+            model.load_weights = lambda weights: load(rename(weights))
+        return model
+
+    base_loader.initialize_model = initialize_model

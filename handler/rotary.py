@@ -1,0 +1,69 @@
+"""Encoders with rotary positions, GTE's and Nomic's, under the words that vLLM's classes look for in config.json.
+
+Their repositories were made for Python code of their own. Transformers 5 has both families itself, computes the same
+and writes other words; vLLM 0.32 knows some of either. So each gets what is missing, and needs no code.
+Source: vllm/model_executor/models/config.py and bert_with_rope.py; configuration_gte.py and
+configuration_nomic_bert.py of Transformers 5.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Json = dict[str, Any]
+
+# Nomic's words -> Transformers'.
+_SIZES = {
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_inner": "intermediate_size",
+    "layer_norm_epsilon": "layer_norm_eps",
+}
+# What Transformers' Nomic BERT always is, and its defaults.
+_NATIVE: Json = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-12,
+    "qkv_proj_bias": False,
+    "mlp_fc1_bias": False,
+    "mlp_fc2_bias": False,
+    "rotary_emb_scale_base": None,
+    "rotary_emb_interleaved": False,
+}
+# What the code of `NewModel` may be told to do that Transformers' GTE does not, and what it does.
+_GTE: Json = {
+    "position_embedding_type": "rope",
+    "hidden_act": "gelu",
+    "layer_norm_type": "layer_norm",
+    "pack_qkv": True,
+    "logn_attention_scale": False,
+    "rope_scaling": None,
+}
+
+
+def config_as_gte(config: Json) -> Json:
+    """Name GTE's class and its kind of positions.
+
+    A *config* of a classifier, or one that asks for what Transformers' GTE does not do, is left as it is.
+    """
+    classifies = str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification")
+    if classifies or any(config.get(name, plain) != plain for name, plain in _GTE.items()):
+        return config
+    known = {"model_type": "gte", "architectures": ["GteModel"], "position_embedding_type": "rope"}
+    return {name: value for name, value in config.items() if name != "auto_map"} | known
+
+
+def config_as_nomic(config: Json) -> Json:
+    """Give a Nomic BERT's *config* both kinds of words, and the base of its positions, which vLLM would not find."""
+    if "n_embd" in config:
+        named = {ours: config[theirs] for theirs, ours in _SIZES.items() if config.get(theirs) is not None}
+        if base := config.get("rotary_emb_base"):
+            named["rope_parameters"] = {"rope_type": "default", "rope_theta": base}
+        return {**named, **config}
+    native = {**_NATIVE, **config}
+    activation = native.get("hidden_act", "silu")
+    native["activation_function"] = "swiglu" if activation == "silu" else activation
+    return native | {theirs: native[ours] for theirs, ours in _SIZES.items()}

@@ -1,0 +1,55 @@
+from typing import Any
+
+import pytest
+
+from handler.errors import StartError
+from handler.families import check_family
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "t5"}, "relative position bias that T5 adds .*: all-distilroberta-v1 for sentence-t5"),
+        ({"model_type": "umt5"}, "multilingual-e5-base for multilingual ones"),
+        ({"model_type": "deberta-v2"}, "DeBERTa's relative positions; not served, take a model of another family: gte"),
+        ({"model_type": "jina_embeddings_v3"}, "no class for jina-embeddings-v3"),
+        (
+            {"model_type": "bert", "position_embedding_type": "alibi"},
+            r"\(ALiBi\) of jina-embeddings-v2; not served, take",
+        ),
+        ({"model_type": "bert", "position_embedding_type": "relative_key"}, "no bert with relative_key positions"),
+        (
+            {"model_type": "xlm-roberta", "position_embedding_type": "rotary"},
+            "adapters of jina-embeddings-v3: it takes",
+        ),
+        ({"model_type": "bert", "is_decoder": True}, r"config\.json: is_decoder, but vLLM's bert looks to both sides"),
+        ({"model_type": "roberta", "pad_token_id": 0, "bos_token_id": 0}, "pad_token_id is also the beginning's"),
+        (
+            {"model_type": "nomic_bert", "rotary_scaling_factor": 2.0},
+            r"rotary_scaling_factor=2\.0, which vLLM does not",
+        ),
+        ({"model_type": "nomic_bert", "prenorm": True}, "prenorm=True, which vLLM does not compute; not served"),
+    ],
+)
+def test_what_vllm_does_not_compute_is_refused_by_name(config: dict[str, Any], said: str) -> None:
+    """With what is lacking, and with another model to take where a family is."""
+    with pytest.raises(StartError, match=said):
+        check_family(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False},
+        {"model_type": "bert", "position_embedding_type": None},
+        {"model_type": "xlm-roberta", "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
+        {"model_type": "xlm-roberta"},
+        {"model_type": "nomic_bert", "rotary_scaling_factor": None, "prenorm": False, "causal": False},
+        {"model_type": "gte", "position_embedding_type": "rope"},
+        {"model_type": "qwen2", "pad_token_id": 0, "bos_token_id": 0, "is_decoder": True},
+    ],
+)
+def test_what_vllm_computes_passes(config: dict[str, Any]) -> None:
+    """As published models say it, or leave it out."""
+    check_family(config)

@@ -1,0 +1,53 @@
+from typing import Any
+
+from handler.rotary import config_as_gte, config_as_nomic
+
+CODE = {"auto_map": {"AutoModel": "org/repository--modeling.NewModel"}}
+
+
+def test_a_gte_made_for_its_own_code_is_shown_as_transformers_gte() -> None:
+    """Which needs no code; the rest stays."""
+    made = {"model_type": "new", "architectures": ["NewModel", "NewForTokenClassification"], "rope_theta": 20000} | CODE
+    seen = config_as_gte(made | {"rope_scaling": None, "pack_qkv": True})
+    kept = {"rope_theta": 20000, "rope_scaling": None, "pack_qkv": True}
+    assert seen == {"model_type": "gte", "architectures": ["GteModel"], "position_embedding_type": "rope", **kept}
+
+
+def test_a_gte_of_transformers_gets_the_kind_of_its_positions() -> None:
+    """It does not write it, and vLLM looks for it."""
+    seen = config_as_gte(
+        {"model_type": "gte", "architectures": ["GteForMaskedLM"], "rope_parameters": {"rope_theta": 5}}
+    )
+    assert (seen["architectures"], seen["position_embedding_type"]) == (["GteModel"], "rope")
+    assert seen["rope_parameters"] == {"rope_theta": 5}
+
+
+def test_a_gte_that_does_something_else_is_left_as_it_is() -> None:
+    """Scaled positions, say, are computed by its own code only; a classifier is none of ours."""
+    for other in (
+        {"rope_scaling": {"type": "ntk", "factor": 2.0}},
+        {"logn_attention_scale": True},
+        {"pack_qkv": False},
+    ):
+        config = {"model_type": "new", "architectures": ["NewModel"], **CODE, **other}
+        assert config_as_gte(config) == config
+    classifier = {"model_type": "new", "architectures": ["NewForSequenceClassification"]}
+    assert config_as_gte(classifier) == classifier
+
+
+def test_a_nomic_bert_made_for_its_own_code_keeps_the_base_of_its_positions() -> None:
+    """Transformers has 1000 for all of them, whatever `rotary_emb_base` says, and vLLM what Transformers has."""
+    made: dict[str, Any] = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_inner": 96, "layer_norm_epsilon": 1e-5}
+    made |= {"rotary_emb_base": 10000, "activation_function": "swiglu", "model_type": "nomic_bert"}
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    positions = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000}}
+    assert config_as_nomic(made) == {**made, **sizes, **positions, "layer_norm_eps": 1e-5}
+
+
+def test_a_nomic_bert_of_transformers_gets_the_words_that_vllm_looks_for() -> None:
+    """Its own sizes and activation, and no biases, which it never has."""
+    seen = config_as_nomic({"hidden_size": 64, "hidden_act": "silu", "rope_parameters": {"rope_theta": 5}})
+    assert (seen["n_embd"], seen["n_layer"], seen["n_inner"], seen["layer_norm_epsilon"]) == (64, 12, 3072, 1e-12)
+    assert (seen["activation_function"], seen["qkv_proj_bias"], seen["mlp_fc1_bias"]) == ("swiglu", False, False)
+    assert seen["rope_parameters"] == {"rope_theta": 5}
+    assert config_as_nomic({"hidden_act": "gelu"})["activation_function"] == "gelu"
