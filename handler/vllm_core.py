@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from handler import vllm_mends
 from handler.engine_args import OURS, EngineOptions, check_engine_args, explain
 from handler.errors import StartError
 from handler.logs import drop_own_handlers
 from handler.renaming import rename_weights
 from handler.trust import needs_code
-from handler.vllm_mends import count_dense, let_compiled_models_load, refuse_missing_weights, skip_needless_warm_ups
 
 _CPU_KV_CACHE_BYTES = 4 * 2**30  # vLLM asks for 92 % of memory by itself; in one process pages are taken when used
 _CPU_KV_BLOCK_TOKENS = 32  # the least that is fast; with vLLM's 128 no usual instruction is ever found in the cache
@@ -33,7 +33,7 @@ _CPU_KV_BLOCK_TOKENS = 32  # the least that is fast; with vLLM's 128 no usual in
 @cache  # once in a process: what is changed of vLLM here is changed in place
 def import_vllm() -> None:
     """Import what the engine needs, most of a cold start, so that it can be timed by itself."""
-    skip_needless_warm_ups()
+    vllm_mends.skip_needless_warm_ups()
     # vLLM looks at every global of every module when it starts, deprecated ones of torch's too.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
     for module in ("torch", "vllm.engine.arg_utils", "vllm.v1.engine.core", "vllm.v1.executor"):
@@ -41,7 +41,7 @@ def import_vllm() -> None:
         drop_own_handlers("torch")
     base_loader = importlib.import_module("vllm.model_executor.model_loader.base_loader")
     rename_weights(base_loader)
-    refuse_missing_weights(base_loader)
+    vllm_mends.refuse_missing_weights(base_loader)
 
 
 class VllmCore:
@@ -64,7 +64,7 @@ class VllmCore:
             # By the context vLLM chooses the size of batches: without one, a GPU would get those of a CPU.
             config = _engine_args(options).create_engine_config(UsageContext.OPENAI_API_SERVER)
             if not config.model_config.enforce_eager:
-                let_compiled_models_load()
+                vllm_mends.let_compiled_models_load()
             self._core: Any = EngineCore(config, Executor.get_class(config), log_stats=False)
             tasks = self._core.get_supported_tasks()
         except StartError:
@@ -74,7 +74,7 @@ class VllmCore:
         if "embed" not in tasks:
             message = f"vLLM cannot embed with {options.shown_as}: it offers {', '.join(tasks)} for this model"
             raise StartError(message)
-        self._check_dense(options)
+        self._check_model(options, config.model_config)
         # Raw vectors always: unit length and cuts are ours, so every row of a batch takes vLLM's fast path.
         params = PoolingParams(task="embed", use_activation=False)
         params.verify(config.model_config)
@@ -91,9 +91,14 @@ class VllmCore:
         if config.scheduler_config.policy == "priority":  # vLLM chooses among all texts
             self.batch_texts = self.batch_tokens = sys.maxsize
 
-    def _check_dense(self, options: EngineOptions) -> None:
-        """Refuse a model whose Dense modules vLLM failed to load, which it only logs."""
-        loaded = min(self._core.collective_rpc("apply_model", args=(count_dense,)))
+    def _check_model(self, options: EngineOptions, config: Any) -> None:
+        """Refuse a model of which vLLM failed to load Dense modules, which it only logs, or does something else."""
+        asked = None if "pooler_config" in options.overrides else options.pooling
+        causal = max(self._core.collective_rpc("apply_model", args=(vllm_mends.attends_causally,)))
+        if found := vllm_mends.differs(config, asked, causal=causal):
+            message = f"{options.shown_as}: vLLM's {config.architecture} {found}; not served"
+            raise StartError(message)
+        loaded = min(self._core.collective_rpc("apply_model", args=(vllm_mends.count_dense,)))
         if loaded != options.dense_layers:
             message = f"vLLM loaded {loaded} of {options.dense_layers} Dense modules of {options.shown_as}; not served"
             raise StartError(message)

@@ -107,3 +107,30 @@ def count_dense(model: Any) -> int:
     projector: Any = getattr(getattr(pooler, "head", None), "projector", None)
     layers = projector.modules() if hasattr(projector, "modules") else ()
     return sum(hasattr(layer, "out_features") for layer in layers)
+
+
+def attends_causally(model: Any) -> bool:
+    """Whether some layer of *model* looks back only. It runs in every worker process of the engine."""
+    layers = (layer for layer in model.modules() if hasattr(layer, "impl"))  # the model's class has an attn_type too
+    return any(getattr(layer, "attn_type", None) == "decoder" for layer in layers)
+
+
+def differs(model_config: Any, pooling: str | None, *, causal: bool) -> str | None:
+    """Say what of its folder vLLM does not do with a model, None where it does everything.
+
+    Only some of its classes obey `is_causal`, and one takes the pooling from config.json, whatever modules.json says.
+    Source: vllm/config/model.py, and LlamaBidirectionalConfig in vllm/model_executor/models/config.py.
+
+    Args:
+        model_config: vLLM's.
+        pooling: what the folder asks for, None where it does not.
+        causal: whether the layers look back only.
+    """
+    config = model_config.hf_text_config
+    both_sides = (
+        getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", 0) is True
+    )
+    if both_sides and causal:
+        return "looks back only, though config.json asks for attention to both sides"
+    taken = model_config.pooler_config.seq_pooling_type
+    return f"takes {taken} pooling, though modules.json asks for {pooling}" if pooling not in (None, taken) else None

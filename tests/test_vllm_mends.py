@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from handler.vllm_mends import MissingWeightsError, refuse_missing_weights
+from handler.vllm_mends import MissingWeightsError, attends_causally, differs, refuse_missing_weights
 
 
 class UnquantizedLinearMethod:
@@ -74,3 +74,42 @@ def test_an_unused_pooler_may_be_missing() -> None:
     module, model, processed = loader("pooler")
     module.process_weights_after_loading(model, "config", "cpu")
     assert processed
+
+
+def vllm_config(said: dict[str, bool], pooling: str = "LAST") -> Any:
+    """Stand in for vLLM's configuration of a model of which config.json has *said* something."""
+    return SimpleNamespace(
+        hf_text_config=SimpleNamespace(**said), pooler_config=SimpleNamespace(seq_pooling_type=pooling)
+    )
+
+
+@pytest.mark.parametrize("said", [{"is_causal": False}, {"use_bidirectional_attention": True}])
+def test_attention_to_both_sides_that_a_class_does_not_have_is_told(said: dict[str, bool]) -> None:
+    """vLLM's Gemma 2 and others never look at the key."""
+    assert "looks back only" in str(differs(vllm_config(said), "LAST", causal=True))
+    assert differs(vllm_config(said), "LAST", causal=False) is None
+
+
+@pytest.mark.parametrize("said", [{}, {"is_causal": True}, {"use_bidirectional_attention": False}])
+def test_attention_that_looks_back_is_what_most_decoders_have(said: dict[str, bool]) -> None:
+    """And what a config.json that says nothing means."""
+    assert differs(vllm_config(said), "LAST", causal=True) is None
+
+
+def test_another_pooling_than_that_of_the_modules_is_told() -> None:
+    """One of vLLM's classes takes it from config.json; without modules it is vLLM's to choose."""
+    told = differs(vllm_config({}, "MEAN"), "LAST", causal=False)
+    assert told == "takes MEAN pooling, though modules.json asks for LAST"
+    assert differs(vllm_config({}, "MEAN"), None, causal=False) is None
+
+
+def test_layers_tell_where_they_look() -> None:
+    """The class of a model has the same attribute, for all models the same."""
+    model = torch.nn.Module()
+    model.__dict__["attn_type"] = "decoder"
+    layer = torch.nn.Module()
+    layer.__dict__ |= {"attn_type": "encoder_only", "impl": object()}
+    model.add_module("layer", layer)
+    assert not attends_causally(model)
+    layer.__dict__["attn_type"] = "decoder"
+    assert attends_causally(model)
