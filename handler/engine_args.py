@@ -87,6 +87,7 @@ _REMEDIES = {
         "set EMBED_MAX_NUM_BATCHED_TOKENS to at least the longest input's tokens, or EMBED_MAX_MODEL_LEN lower"
     ),
     ("max_model_len",): "set EMBED_MAX_MODEL_LEN to at most what the model was made for",
+    ("lack of triton",): "vLLM computes this, a mixture of experts perhaps, on GPUs only",
     ("unsupported cpu attention",): "vLLM has no heads of this size on CPUs; take another model, or a GPU",
     ("no module or parameter named",): (
         "the checkpoint has weights that vLLM has no place for, as the head of another task is: load it with "

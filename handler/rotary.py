@@ -30,9 +30,8 @@ _NATIVE: Json = {
     "qkv_proj_bias": False,
     "mlp_fc1_bias": False,
     "mlp_fc2_bias": False,
-    "rotary_emb_scale_base": None,
-    "rotary_emb_interleaved": False,
 }
+_ROTATION: Json = {"rotary_emb_scale_base": None, "rotary_emb_interleaved": False}  # what either is without a word
 # What the code of `NewModel` may be told to do that Transformers' GTE does not, and what it does.
 _GTE: Json = {
     "position_embedding_type": "rope",
@@ -62,8 +61,8 @@ def config_as_nomic(config: Json) -> Json:
         named = {ours: config[theirs] for theirs, ours in _SIZES.items() if config.get(theirs) is not None}
         if base := config.get("rotary_emb_base"):
             named["rope_parameters"] = {"rope_type": "default", "rope_theta": base}
-        return {**named, **config}
-    native = {**_NATIVE, **config}
+        return {**_ROTATION, **named, **config}
+    native = {**_ROTATION, **_NATIVE, **config}
     activation = native.get("hidden_act", "silu")
     native["activation_function"] = "swiglu" if activation == "silu" else activation
     return native | {theirs: native[ours] for theirs, ours in _SIZES.items()}

@@ -127,6 +127,35 @@ def qwen3(folder: Path, *, eos_by_flag: bool = False, hidden_size: int = DIM) ->
     return hf.Qwen3Config(**{**SHAPE, **heads, **ids, **size})
 
 
+def gemma3(folder: Path) -> hf.PreTrainedConfig:
+    """Make a Gemma 3 that looks to both sides, in every other layer 8 tokens far, as EmbeddingGemma does 256."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    backend = _train(hf.GemmaTokenizer().backend_tokenizer, special)
+    backend.post_processor = _template(backend, "<bos> $A <eos>")
+    backend.save(str(folder / "tokenizer.json"))
+    names = {f"{name.strip('<>')}_token": name for name in special}
+    flags = {"add_bos_token": True, "add_eos_token": True, "model_max_length": 256}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "GemmaTokenizer", **names, **flags})
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "query_pre_attn_scalar": 32}
+    window = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
+    size = {"vocab_size": backend.get_vocab_size(), "max_position_embeddings": 256}
+    return hf.Gemma3TextConfig(**{**SHAPE, **heads, **window, **size}, use_bidirectional_attention=True)
+
+
+def gte(folder: Path) -> hf.PreTrainedConfig:
+    """Make a GTE, which has XLM-RoBERTa's tokenizer and rotary positions."""
+    vocab_size = xlm_roberta(folder).vocab_size
+    positions = {"max_position_embeddings": 256, "rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}}
+    return hf.GteConfig(vocab_size=vocab_size, pad_token_id=1, type_vocab_size=1, **positions, **SHAPE)
+
+
+def nomic(folder: Path) -> hf.PreTrainedConfig:
+    """Make a Nomic BERT, which has BERT's tokenizer and rotary positions, here of another base than is usual."""
+    vocab_size = bert(folder).vocab_size
+    positions = {"max_position_embeddings": 256, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    return hf.NomicBertConfig(vocab_size=vocab_size, pad_token_id=0, type_vocab_size=2, **positions, **SHAPE)
+
+
 def write_json(path: Path, value: Json | list[Json]) -> None:
     """Write *value*; nothing is written for an empty one."""
     if value:

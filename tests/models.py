@@ -15,7 +15,20 @@ import torch
 import transformers as hf
 from safetensors.torch import save_file
 
-from tests.backbones import DIM, Json, bert, camembert, distilbert, modernbert, qwen3, write_json, xlm_roberta
+from tests.backbones import (
+    DIM,
+    Json,
+    bert,
+    camembert,
+    distilbert,
+    gemma3,
+    gte,
+    modernbert,
+    nomic,
+    qwen3,
+    write_json,
+    xlm_roberta,
+)
 
 INSTRUCTION = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 
@@ -62,10 +75,12 @@ def _pooling(*modes: str, include_prompt: bool = True) -> Module:
     return Module(OLD + "Pooling", {"word_embedding_dimension": DIM, **flags, "include_prompt": include_prompt})
 
 
-def _dense(activation: str, *, size: int = DIM, bias: bool = False, weights: bool = True, **more: bool) -> Module:
-    shapes = {"linear.weight": (size, DIM)} | ({"linear.bias": (size,)} if bias else {})
+def _dense(
+    activation: str, *, inputs: int = DIM, size: int = DIM, bias: bool = False, weights: bool = True, **more: bool
+) -> Module:
+    shapes = {"linear.weight": (size, inputs)} | ({"linear.bias": (size,)} if bias else {})
     activation = f"torch.nn.modules.{activation}"
-    layer = {"in_features": DIM, "out_features": size, "bias": bias, "activation_function": activation}
+    layer = {"in_features": inputs, "out_features": size, "bias": bias, "activation_function": activation}
     return Module(OLD + "Dense", layer | more, shapes if weights else {})
 
 
@@ -103,6 +118,16 @@ def _qwen3_recipe(*, eos_by_flag: bool = False, hidden_size: int = DIM) -> Recip
     )
 
 
+def _embedding_gemma_recipe() -> Recipe:
+    prompts = {"query": "task: search result | query: ", "document": "title: none | text: "}
+    return Recipe(
+        gemma3,
+        (TRANSFORMER, MEAN, _dense(IDENTITY, size=96), _dense(IDENTITY, inputs=96), NORMALIZE),
+        sentence_bert={"max_seq_length": 128, "do_lower_case": False},
+        prompts={"prompts": prompts, "default_prompt_name": None},
+    )
+
+
 RECIPES = {
     "xlm-roberta-cls": _xlm_roberta_recipe(CLS, NORMALIZE),
     "xlm-roberta-raw": _xlm_roberta_recipe(CLS),
@@ -119,9 +144,44 @@ RECIPES = {
     "bert-lower": _bert_recipe(CLS, lower=True),
     "bert-truncating": _bert_recipe(MEAN, NORMALIZE, truncating=True),
     "bert-matryoshka": _bert_recipe(MEAN, NORMALIZE, config={"matryoshka_dimensions": [16, 32]}, prompts=PROMPTS),
+    "embeddinggemma": _embedding_gemma_recipe(),
     "qwen3-embedding-8b": _qwen3_recipe(hidden_size=160),  # can be cut to PhariaInference's 128
+    "gte-cls": Recipe(gte, (TRANSFORMER, CLS, NORMALIZE), sentence_bert={"max_seq_length": 128}),
+    "nomic-mean": Recipe(nomic, (TRANSFORMER, MEAN, NORMALIZE), sentence_bert={"max_seq_length": 128}),
 }
-NAMES: tuple[str, ...] = tuple(name for name in RECIPES if name != "qwen3-embedding-8b")
+# What config.json of these says where they were made for code of their own: a null takes a key away.
+PUBLISHED: dict[str, Json] = {
+    "gte-cls": {
+        "architectures": ["NewModel", "NewForTokenClassification"],
+        "auto_map": {"AutoConfig": "org/code--configuration.NewConfig", "AutoModel": "org/code--modeling.NewModel"},
+        "model_type": "new",
+        "layer_norm_type": "layer_norm",
+        "logn_attention_scale": False,
+        "pack_qkv": True,
+        "position_embedding_type": "rope",
+        "rope_theta": 20000,
+        "rope_parameters": None,
+    },
+    "nomic-mean": {
+        "auto_map": {"AutoConfig": "org/code--nomic.NomicBertConfig", "AutoModel": "org/code--nomic.NomicBertModel"},
+        "activation_function": "swiglu",
+        "layer_norm_epsilon": 1e-12,
+        "mlp_fc1_bias": False,
+        "mlp_fc2_bias": False,
+        "n_embd": DIM,
+        "n_head": 2,
+        "n_inner": 96,
+        "n_layer": 2,
+        "n_positions": 8192,
+        "qkv_proj_bias": False,
+        "rotary_emb_base": 10000,
+        "rotary_emb_fraction": 1.0,
+        "rotary_emb_interleaved": False,
+        **dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "head_dim")),
+        **dict.fromkeys(("layer_norm_eps", "hidden_act", "max_position_embeddings", "rope_parameters")),
+    },
+}
+NAMES: tuple[str, ...] = tuple(name for name in RECIPES if name not in {"qwen3-embedding-8b", *PUBLISHED})
 
 # name -> the recipe, and a word that the refusal should say
 BROKEN = {

@@ -40,7 +40,8 @@ def test_a_nomic_bert_made_for_its_own_code_keeps_the_base_of_its_positions() ->
     made: dict[str, Any] = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_inner": 96, "layer_norm_epsilon": 1e-5}
     made |= {"rotary_emb_base": 10000, "activation_function": "swiglu", "model_type": "nomic_bert"}
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
-    positions = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000}}
+    positions: dict[str, Any] = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000}}
+    positions |= {"rotary_emb_scale_base": None, "rotary_emb_interleaved": False}
     assert config_as_nomic(made) == {**made, **sizes, **positions, "layer_norm_eps": 1e-5}
 
 

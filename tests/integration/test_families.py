@@ -22,7 +22,7 @@ from tests.server import Server
 
 WORDS = ["the", "river", "Straße", "über", "東京", "garçon", "42", "%", "slowly", "(see", "#7)", "What", "is", "rain?"]
 COSINE = 0.9999
-MAX_TOKENS = {"xlm": 128, "cam": 40, "dis": 64, "mod": 256, "qwe": 256, "ber": 64}
+MAX_TOKENS = {"xlm": 128, "cam": 40, "dis": 64, "mod": 256, "qwe": 256, "ber": 64, "emb": 128, "gte": 128, "nom": 128}
 
 
 def texts_up_to(tokens: int) -> list[str]:
@@ -188,12 +188,14 @@ def test_each_dtype_that_is_offered(dtype: str, lowest: float, minilm: Server) -
         ("xlm-roberta-cls", "sentence_bert_config.json", {"max_seq_length": 130}),
         ("bert-truncating", "sentence_bert_config.json", {"max_seq_length": 512}),
         ("modernbert-mean", "sentence_bert_config.json", {"max_seq_length": None}),
+        ("gte-cls", "config.json", models.PUBLISHED["gte-cls"]),
+        ("nomic-mean", "config.json", models.PUBLISHED["nomic-mean"]),
     ],
 )
 def test_folders_that_vllm_misreads(
     name: str, file: str, change: dict[str, Any], folders: Path, tmp_path: Path
 ) -> None:
-    """A key that is missing, a length past the positions, a null: served right all the same."""
+    """A key that is missing, a length past the positions, a null, words of code that is not run: served right."""
     folder = tmp_path / "model"
     shutil.copytree(models.build(name, folders), folder)
     content = json.loads((folder / file).read_text())
@@ -205,7 +207,9 @@ def test_folders_that_vllm_misreads(
         server.wait_ready()
         got = vectors(server, texts)
         assert server.embed(input=texts[-1], truncate_prompt_tokens=-1).json()["usage"]["prompt_tokens"] == limit
-    assert (cosines(got, reference(models.build(name, folders), texts)) >= COSINE).all()
+    worst = cosines(got, reference(models.build(name, folders), texts)).min()
+    print(f"{name} with another {file}: lowest cosine {worst:.7f}")
+    assert worst >= COSINE
 
 
 @pytest.mark.parametrize("name", ["qwen3-last", "distilbert-mean"])
