@@ -87,6 +87,9 @@ _REMEDIES = {
         "set EMBED_MAX_NUM_BATCHED_TOKENS to at least the longest input's tokens, or EMBED_MAX_MODEL_LEN lower"
     ),
     ("max_model_len",): "set EMBED_MAX_MODEL_LEN to at most what the model was made for",
+    ("invalidcxxcompiler", "failed to find c compiler"): (
+        "to compile a model takes g++ and gcc: install them, or set EMBED_ENFORCE_EAGER=true"
+    ),
     ("lack of triton",): "vLLM computes this, a mixture of experts perhaps, on GPUs only",
     ("unsupported cpu attention",): "vLLM has no heads of this size on CPUs; take another model, or a GPU",
     ("no module or parameter named",): (
