@@ -45,7 +45,7 @@ def config_patch(config: Json, *, has_modules: bool) -> Patches:
         known = _KNOWN_AS | (_TRAINED_FURTHER if has_modules else {})
         patched["architectures"] = [known.get(name, name) for name in classes]
     if kind in ROBERTAS:
-        patched["position_embedding_type"] = config.get("position_embedding_type", "absolute")
+        patched["position_embedding_type"] = config.get("position_embedding_type") or "absolute"
     return {"config.json": patched} if patched != config else {}
 
 

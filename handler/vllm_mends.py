@@ -119,7 +119,9 @@ def differs(model_config: Any, pooling: str | None, *, causal: bool) -> str | No
     """Say what of its folder vLLM does not do with a model, None where it does everything.
 
     Only some of its classes obey `is_causal`, and one takes the pooling from config.json, whatever modules.json says.
-    Source: vllm/config/model.py, and LlamaBidirectionalConfig in vllm/model_executor/models/config.py.
+    Positions are scaled once for all texts, where Transformers does it by the length of each.
+    Source: vllm/config/model.py, LlamaBidirectionalConfig in vllm/model_executor/models/config.py, and
+    phi3_long_rope_scaled_rope.py in vllm/model_executor/layers/rotary_embedding.
 
     Args:
         model_config: vLLM's.
@@ -132,5 +134,11 @@ def differs(model_config: Any, pooling: str | None, *, causal: bool) -> str | No
     )
     if both_sides and causal:
         return "looks back only, though config.json asks for attention to both sides"
+    rope = getattr(config, "rope_parameters", None) or {}
+    short: Any = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", 0)
+    if rope.get("rope_type") == "longrope" and 0 < short < model_config.max_model_len:
+        return (
+            f"scales the positions of short texts as those of long ones (longrope), unless EMBED_MAX_MODEL_LEN={short}"
+        )
     taken = model_config.pooler_config.seq_pooling_type
     return f"takes {taken} pooling, though modules.json asks for {pooling}" if pooling not in (None, taken) else None

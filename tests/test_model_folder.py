@@ -110,13 +110,16 @@ def test_lengths_beyond_the_positions_are_corrected_for_vllm(
 
 
 def test_robertas_positions_are_named_for_vllm(folders: Path, tmp_path: Path) -> None:
-    """Transformers 5 does not write the key any more and vLLM does not load without it."""
+    """Transformers 5 does not write the key any more and vLLM does not load without it; null says nothing."""
 
     def without(config: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in config.items() if key != "position_embedding_type"}
 
-    folder = read_model_folder(edited(folders, tmp_path, "xlm-roberta-cls", config=without))
-    assert folder.patches["config.json"]["position_embedding_type"] == "absolute"
+    folder = edited(folders, tmp_path, "xlm-roberta-cls", config=without)
+    assert read_model_folder(folder).patches["config.json"]["position_embedding_type"] == "absolute"
+    null = json.loads((folder / "config.json").read_text()) | {"position_embedding_type": None}
+    (folder / "config.json").write_text(json.dumps(null))
+    assert read_model_folder(folder).patches["config.json"]["position_embedding_type"] == "absolute"
 
 
 def test_a_length_that_only_the_tokenizer_says_counts(folders: Path, tmp_path: Path) -> None:

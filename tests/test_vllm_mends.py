@@ -76,10 +76,12 @@ def test_an_unused_pooler_may_be_missing() -> None:
     assert processed
 
 
-def vllm_config(said: dict[str, bool], pooling: str = "LAST") -> Any:
-    """Stand in for vLLM's configuration of a model of which config.json has *said* something."""
+def vllm_config(said: dict[str, Any], pooling: str = "LAST") -> Any:
+    """Stand in for vLLM's configuration of a model of which config.json has *said* something; it takes 256 tokens."""
     return SimpleNamespace(
-        hf_text_config=SimpleNamespace(**said), pooler_config=SimpleNamespace(seq_pooling_type=pooling)
+        max_model_len=256,
+        hf_text_config=SimpleNamespace(**said),
+        pooler_config=SimpleNamespace(seq_pooling_type=pooling),
     )
 
 
@@ -101,6 +103,23 @@ def test_another_pooling_than_that_of_the_modules_is_told() -> None:
     told = differs(vllm_config({}, "MEAN"), "LAST", causal=False)
     assert told == "takes MEAN pooling, though modules.json asks for LAST"
     assert differs(vllm_config({}, "MEAN"), None, causal=False) is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"rope_parameters": {"rope_type": "longrope"}, "original_max_position_embeddings": 64},
+        {"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 64}},
+    ],
+)
+def test_positions_that_are_scaled_by_the_length_of_a_text_are_told(said: dict[str, Any]) -> None:
+    """vLLM has one scale for all texts, that of the longest."""
+    assert str(differs(vllm_config(said), "LAST", causal=True)).endswith("unless EMBED_MAX_MODEL_LEN=64")
+    config = vllm_config(said)
+    config.max_model_len = 64
+    assert differs(config, "LAST", causal=True) is None
+    yarn = {"rope_parameters": {"rope_type": "yarn", "original_max_position_embeddings": 64}}
+    assert differs(vllm_config(yarn), "LAST", causal=True) is None
 
 
 def test_layers_tell_where_they_look() -> None:
