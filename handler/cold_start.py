@@ -213,7 +213,7 @@ def warm_up(engine: Engine, tokenizer: TextTokenizer, core: Core) -> None:
         vectors = finish_vectors(embedded.vectors, dimensions=None, unit_length=True)
     except ServiceError as exc:
         cause = engine.died_of or exc
-        said = str(cause).strip().partition("\n")[0]
+        said = str(cause).strip().partition("\n")[0].rstrip(".")
         message = f"the warm-up embedding failed: {said}; {remedy(cause, 'are the weights broken?')}"
         raise StartError(message) from exc
     if abs(float(vectors[0] @ vectors[0]) - 1) > _UNIT_TOLERANCE:

@@ -24,7 +24,7 @@ def test_a_sound_engine_passes() -> None:
     ("error", "said"),
     [
         ("Unsupported CPU attention configuration: head_dim=26", "head_dim=26; vLLM has no heads of this size on CPUs"),
-        ("something else", "something else; are the weights broken"),
+        ("something else.\nand more", "something else; are the weights broken"),
     ],
 )
 def test_what_the_engine_died_of_is_told(error: str, said: str) -> None:
