@@ -39,7 +39,6 @@ _GTE: Json = {
     "layer_norm_type": "layer_norm",
     "pack_qkv": True,
     "logn_attention_scale": False,
-    "rope_scaling": None,
 }
 
 
@@ -49,10 +48,26 @@ def config_as_gte(config: Json) -> Json:
     A *config* of a classifier, or one that asks for what Transformers' GTE does not do, is left as it is.
     """
     classifies = str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification")
-    if classifies or any(config.get(name, plain) != plain for name, plain in _GTE.items()):
+    scaling = {name: value for name, value in (config.get("rope_scaling") or {}).items() if value is not None}
+    by_ntk = scaling.get("type") == "ntk" and scaling.keys() == {"type", "factor"}
+    if classifies or (scaling and not by_ntk) or any(config.get(name, plain) != plain for name, plain in _GTE.items()):
         return config
-    known = {"model_type": "gte", "architectures": ["GteModel"], "position_embedding_type": "rope"}
-    return {name: value for name, value in config.items() if name != "auto_map"} | known
+    known: Json = {"model_type": "gte", "architectures": ["GteModel"], "position_embedding_type": "rope"}
+    said_otherwise = {"auto_map"}
+    if by_ntk:
+        known["rope_parameters"] = _scaled_by_ntk(config, float(scaling["factor"]))
+        said_otherwise |= {"rope_scaling", "rope_theta"}
+    return {name: value for name, value in config.items() if name not in said_otherwise} | known
+
+
+def _scaled_by_ntk(config: Json, factor: float) -> Json:
+    """Return Transformers' words for what GTE's own code does: a longer base, and all positions a little nearer.
+
+    Source: NTKScalingRotaryEmbedding in vllm/model_executor/layers/rotary_embedding/ntk_scaling_rope.py.
+    """
+    head_size = config["hidden_size"] // config["num_attention_heads"]
+    base = config.get("rope_theta", 10000.0)
+    return {"rope_type": "linear", "factor": factor ** (2 / head_size), "rope_theta": base * factor}
 
 
 def config_as_nomic(config: Json) -> Json:

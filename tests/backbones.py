@@ -143,9 +143,10 @@ def gemma3(folder: Path) -> hf.PreTrainedConfig:
 
 
 def gte(folder: Path) -> hf.PreTrainedConfig:
-    """Make a GTE, which has XLM-RoBERTa's tokenizer and rotary positions."""
+    """Make a GTE, which has XLM-RoBERTa's tokenizer and rotary positions, scaled as in gte-multilingual-base."""
     vocab_size = xlm_roberta(folder).vocab_size
-    positions = {"max_position_embeddings": 256, "rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}}
+    scaled = {"rope_type": "linear", "rope_theta": 160_000.0, "factor": 8 ** (2 / 32)}
+    positions = {"max_position_embeddings": 256, "rope_parameters": scaled}
     return hf.GteConfig(vocab_size=vocab_size, pad_token_id=1, type_vocab_size=1, **positions, **SHAPE)
 
 

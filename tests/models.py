@@ -160,6 +160,7 @@ PUBLISHED: dict[str, Json] = {
         "pack_qkv": True,
         "position_embedding_type": "rope",
         "rope_theta": 20000,
+        "rope_scaling": {"type": "ntk", "factor": 8.0},
         "rope_parameters": None,
     },
     "nomic-mean": {

@@ -1,5 +1,7 @@
 from typing import Any
 
+import pytest
+
 from handler.rotary import config_as_gte, config_as_nomic
 
 CODE = {"auto_map": {"AutoModel": "org/repository--modeling.NewModel"}}
@@ -22,10 +24,24 @@ def test_a_gte_of_transformers_gets_the_kind_of_its_positions() -> None:
     assert seen["rope_parameters"] == {"rope_theta": 5}
 
 
+def test_a_gte_whose_positions_are_scaled_as_published_is_shown_in_transformers_words() -> None:
+    """By NTK's way the slowest pair of a head's numbers turns slower by the whole factor, the fastest hardly."""
+    made: dict[str, Any] = {"model_type": "new", "architectures": ["NewModel"], **CODE, "hidden_size": 64}
+    made |= {"num_attention_heads": 2, "rope_theta": 500_000, "rope_scaling": {"type": "ntk", "factor": 8.0}}
+    seen = config_as_gte(made)
+    assert seen.keys().isdisjoint({"rope_theta", "rope_scaling", "auto_map"})
+    rope = seen["rope_parameters"]
+    assert rope["rope_type"] == "linear"
+    fastest, slowest = (rope["rope_theta"] ** (-pair / 32) / rope["factor"] for pair in (0, 30))
+    assert slowest == pytest.approx(500_000 ** (-30 / 32) / 8)
+    assert fastest == pytest.approx(8 ** (-2 / 32))
+
+
 def test_a_gte_that_does_something_else_is_left_as_it_is() -> None:
     """Scaled positions, say, are computed by its own code only; a classifier is none of ours."""
     for other in (
-        {"rope_scaling": {"type": "ntk", "factor": 2.0}},
+        {"rope_scaling": {"type": "ntk", "factor": 2.0, "mixed_b": 0.5}},
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
         {"logn_attention_scale": True},
         {"pack_qkv": False},
     ):
