@@ -96,8 +96,9 @@ def finish_vectors(vectors: Vectors, *, dimensions: int | None, unit_length: boo
     """
     if dimensions is not None:
         vectors = vectors[:, :dimensions]
-    if not (finite := np.isfinite(vectors).all(axis=1)).all():
-        log.error("vector_not_finite", extra={"vectors": len(vectors), "not_finite": int((~finite).sum())})
+    if not (finite := np.isfinite(vectors)).all():
+        not_finite = int((~finite.all(axis=1)).sum())
+        log.error("vector_not_finite", extra={"vectors": len(vectors), "not_finite": not_finite})
         raise InternalError("the model computed a vector that is not finite for this input")
     return to_unit_length(vectors) if unit_length else vectors
 
