@@ -100,7 +100,7 @@ def load_model(
 
     def build() -> Core:
         with build_context():
-            return VllmCore(_engine_options(settings, folder, streamed_from=located.streamed_from))
+            return VllmCore(engine_options(settings, folder, streamed_from=located.streamed_from))
 
     with lifecycle.phase("engine"):
         engine = Engine(build, on_death=on_death, lull=lull)
@@ -178,8 +178,12 @@ def _fetching(located: Located, lifecycle: Lifecycle[LoadedModel], settings: Set
     fetched.result()
 
 
-def _engine_options(settings: Settings, folder: ModelFolder, *, streamed_from: str | None) -> EngineOptions:
+def engine_options(settings: Settings, folder: ModelFolder, *, streamed_from: str | None) -> EngineOptions:
+    """Put together what shapes the engine; a model that must be eager is, unless the operator says otherwise."""
     hidden = beside_weights(folder.path, _load_format(settings))
+    asked = settings.model_dump(include={option.name for option in fields(EngineOptions)})  # those of the same name
+    if folder.eager and settings.enforce_eager is None:
+        asked["enforce_eager"] = True
     return EngineOptions(
         model=str(overlay(folder.path, folder.patches, hidden)),
         shown_as=str(folder.path),
@@ -189,7 +193,7 @@ def _engine_options(settings: Settings, folder: ModelFolder, *, streamed_from: s
         dense_layers=folder.dense_layers,
         config_dtype=folder.dtype,
         overrides=settings.engine_args,
-        **settings.model_dump(include={option.name for option in fields(EngineOptions)}),  # those of the same name
+        **asked,
     )
 
 

@@ -20,7 +20,7 @@ _STRANGERS = {"data2vec-text", "esm", "ibert", "longformer", "luke", "roberta-pr
 _STRANGERS |= {"xlm-roberta-xl", "xmod"}
 _T5 = (
     "no encoder with the relative position bias that T5 adds to its scores",
-    "all-distilroberta-v1 for sentence-t5 and gtr-t5, multilingual-e5-base for multilingual ones",
+    "all-mpnet-base-v2 for sentence-t5 and gtr-t5, multilingual-e5-base for multilingual ones",
 )
 _DEBERTA = ("no attention with DeBERTa's relative positions", "gte-modernbert-base, or multilingual-e5-base")
 _ADAPTERS = "no choice among the adapters of jina-embeddings-v3: it takes that for text-matching, whatever the task"
@@ -29,10 +29,6 @@ _LACKING = {
     "albert": (
         "no class for ALBERT, whose layers share their weights",
         "paraphrase-MiniLM-L3-v2 for paraphrase-albert-small-v2",
-    ),
-    "mpnet": (
-        "no attention with the relative position bias that MPNet adds to its scores",
-        "all-distilroberta-v1 for all-mpnet-base-v2, multi-qa-distilbert-cos-v1 for multi-qa-mpnet-base",
     ),
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
     **dict.fromkeys(("deberta", "deberta-v2"), _DEBERTA),

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from handler.errors import StartError
 from handler.model_patches import Patches, config_patch, length_patch
 from handler.module_list import read_json, read_modules
+from handler.mpnet import MPNET
 from handler.trust import check_inside, pickled
 from handler.weights import check_safetensors
 
@@ -68,6 +69,7 @@ class ModelFolder:
     pooling: Pooling | None  # None: the folder does not say, vLLM's default for the architecture applies
     normalizes: bool
     dense_layers: int = 0
+    eager: bool = False  # its attention looks at the lengths of texts, which a CUDA graph cannot
     lower_case: bool = False
     patches: Patches = field(default_factory=dict)  # what vLLM must see instead of some files
     vocab_size: int | None = None
@@ -115,6 +117,7 @@ def _read_model_folder(
         pooling=_pooling(path, modules),
         normalizes=not modules or "Normalize" in kinds,
         dense_layers=_check_dense(path, modules, allow_pickled=allow_pickled),
+        eager=config.get("model_type") == MPNET,
         lower_case=bool(encoder.get("do_lower_case", False)),
         patches=config_patch(config, has_modules=bool(modules)) | length,
         vocab_size=config.get("vocab_size"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from handler.distilbert import MODEL_TYPE, config_as_bert
+from handler.as_bert import DISTILBERT, MPNET_POSITION, distilbert_as_bert, mpnet_as_bert
 from handler.errors import StartError
 from handler.families import NOMIC, ROBERTAS, check_family
+from handler.mpnet import MPNET
 from handler.rotary import config_as_gte, config_as_nomic
 
 Json = dict[str, Any]
@@ -24,14 +25,20 @@ _TRAINED_FURTHER = {
     "BertForPreTraining": "BertModel",
     "ModernBertForMaskedLM": "ModernBertModel",
 }
-_AS_OTHERS = {MODEL_TYPE: config_as_bert, "gte": config_as_gte, "new": config_as_gte, NOMIC: config_as_nomic}
+_AS_OTHERS = {
+    DISTILBERT: distilbert_as_bert,
+    MPNET: mpnet_as_bert,
+    "gte": config_as_gte,
+    "new": config_as_gte,
+    NOMIC: config_as_nomic,
+}
 
 
 def config_patch(config: Json, *, has_modules: bool) -> Patches:
     """Name classes that vLLM has, and RoBERTa's kind of positions, which it needs and Transformers 5 does not write.
 
-    DistilBERT, GTE and Nomic BERT get what the classes that compute them need. Only a model that *has_modules* of
-    sentence-transformers is an embedding model whatever its class: others may be for sparse vectors.
+    DistilBERT, MPNet, GTE and Nomic BERT get what the classes that compute them need. Only a model that *has_modules*
+    of sentence-transformers is an embedding model whatever its class: others may be for sparse vectors.
 
     Raises:
         StartError: a model that vLLM lacks something for, or would compute otherwise.
@@ -73,8 +80,8 @@ def length_patch(config: Json, file: str, encoder: Json, tokenizer: Json | None)
     limit = (tokenizer or {}).get("model_max_length")
     if wanted is None and limit is not None and positions is not None:
         wanted = int(min(limit, positions))  # what has no limit has 10**30 there
-    if config.get("model_type") in ROBERTAS and positions is not None:
-        positions -= (config.get("pad_token_id") or 0) + 1
+    if positions is not None and (first := _first_position(config)):
+        positions -= first
         wanted = wanted or positions
     if wanted is not None and positions is not None:
         wanted = min(wanted, positions)
@@ -82,3 +89,11 @@ def length_patch(config: Json, file: str, encoder: Json, tokenizer: Json | None)
     if wanted is not None:
         patched["max_seq_length"] = wanted
     return {file: patched} if patched != encoder else {}
+
+
+def _first_position(config: Json) -> int:
+    """Which position the first token of a text has."""
+    kind = config.get("model_type")
+    if kind in ROBERTAS:
+        return int(config.get("pad_token_id") or 0) + 1
+    return MPNET_POSITION if kind == MPNET else 0

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from handler.distilbert import MODEL_TYPE, weights_as_bert
+from handler.as_bert import DISTILBERT, weights_as_bert
+from handler.mpnet import MPNET, attend_with_bias
 
 Weights = Iterable[tuple[str, Any]]
 
@@ -22,21 +23,28 @@ def without_head(weights: Weights, *, base: str, heads: tuple[str, ...]) -> Iter
 
 # model type -> the class that config.json names for it, and what its weights go through.
 _RENAMED: dict[str, tuple[str, Callable[[Weights], Weights]]] = {
-    MODEL_TYPE: ("BertModel", weights_as_bert),
+    DISTILBERT: ("BertModel", partial(weights_as_bert, family=DISTILBERT)),
+    MPNET: ("BertModel", partial(weights_as_bert, family=MPNET)),
     "bert": ("BertModel", partial(without_head, base="bert.", heads=("cls.",))),
     "gte": ("GteModel", partial(without_head, base="new.", heads=("classifier.", "lm_head."))),
 }
 
 
 def rename_weights(base_loader: Any) -> None:
-    """Have the models that vLLM's module *base_loader* makes take the weights of those that are shown as others."""
+    """Have the models that vLLM's module *base_loader* makes take the weights of those that are shown as others.
+
+    MPNet's get its attention, too, which has a weight of its own.
+    """
     initialize = base_loader.initialize_model
 
     def initialize_model(*args: Any, **options: Any) -> Any:
         model = initialize(*args, **options)
         config = getattr(model, "config", None)
-        shown_as, rename = _RENAMED.get(str(getattr(config, "model_type", None)), (None, None))
+        kind = str(getattr(config, "model_type", None))
+        shown_as, rename = _RENAMED.get(kind, (None, None))
         if rename is not None and shown_as in (getattr(config, "architectures", None) or ()):
+            if kind == MPNET:
+                attend_with_bias(model)
             load = model.load_weights
             model.load_weights = lambda weights: load(rename(weights))
         return model

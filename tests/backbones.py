@@ -52,10 +52,12 @@ def _template(tokenizer: Tokenizer, template: str) -> processors.TemplateProcess
     return processors.TemplateProcessing(single=template, special_tokens=[(n, tokenizer.token_to_id(n)) for n in names])
 
 
-def bert(folder: Path, *, truncating: bool = False, kind: Any = hf.BertTokenizer) -> hf.PreTrainedConfig:
+def bert(
+    folder: Path, *, truncating: bool = False, kind: Any = hf.BertTokenizer, special: list[str] = BERT_TOKENS
+) -> hf.PreTrainedConfig:
     """Make a BERT with a cased tokenizer, whose tokenizer.json may cut and pad to 16 tokens as MiniLM's does to 128."""
     words, ends, chars = _pieces()
-    pieces = [*BERT_TOKENS, *chars, *words, *(f"##{piece}" for piece in ends + chars)]
+    pieces = [*special, *chars, *words, *(f"##{piece}" for piece in ends + chars)]
     vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = kind(vocab=vocab, do_lower_case=False, strip_accents=False, model_max_length=64)
     if truncating:
@@ -63,6 +65,13 @@ def bert(folder: Path, *, truncating: bool = False, kind: Any = hf.BertTokenizer
         tokenizer.backend_tokenizer.enable_padding(length=16)
     tokenizer.save_pretrained(folder)
     return hf.BertConfig(vocab_size=len(vocab), max_position_embeddings=64, pad_token_id=0, **SHAPE)
+
+
+def mpnet(folder: Path) -> hf.PreTrainedConfig:
+    """Make an MPNet, whose positions begin at 2, so that 202 are 200 tokens, more than its farthest distance."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "[UNK]", "<mask>"]
+    vocab_size = bert(folder, kind=hf.MPNetTokenizer, special=special).vocab_size
+    return hf.MPNetConfig(vocab_size=vocab_size, max_position_embeddings=202, **SHAPE)
 
 
 def distilbert(folder: Path) -> hf.PreTrainedConfig:

@@ -24,6 +24,7 @@ from tests.backbones import (
     gemma3,
     gte,
     modernbert,
+    mpnet,
     nomic,
     qwen3,
     write_json,
@@ -136,6 +137,7 @@ RECIPES = {
     "distilbert-dense": Recipe(
         distilbert, (TRANSFORMER, CLS, _dense(TANH, size=48, bias=True)), config={"activation": "relu"}
     ),
+    "mpnet-mean": Recipe(mpnet, (TRANSFORMER, MEAN, NORMALIZE), sentence_bert={"max_seq_length": 200}),
     "modernbert-mean": _modernbert_recipe(NORMALIZE),
     "modernbert-dense": _modernbert_recipe(_dense(TANH, size=48, bias=True), NORMALIZE),
     "modernbert-dense-identity": _modernbert_recipe(_dense(IDENTITY)),

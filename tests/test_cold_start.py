@@ -1,10 +1,15 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from handler.cold_start import warm_up
+from handler.cold_start import engine_options, warm_up
 from handler.engine import Engine
 from handler.errors import StartError
+from handler.model_folder import read_model_folder
+from handler.settings import Settings
 from handler.tokenization import TextTokenizer
+from tests import models
 from tests.fakes import ByteTokenizer, SumCore
 
 
@@ -41,3 +46,22 @@ def test_vectors_of_zeros_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, "_vector", lambda _: np.zeros(2, dtype=np.float32))
     with pytest.raises(StartError, match="warm-up embedding"):
         warm(core)
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "eager"),
+    [
+        ("mpnet-mean", None, True),
+        ("mpnet-mean", "false", False),
+        ("distilbert-mean", None, None),
+        ("distilbert-mean", "true", True),
+    ],
+)
+def test_mpnet_is_eager_unless_compiling_is_asked_for(
+    model: str, asked: str | None, eager: object, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its attention looks at the lengths of texts; of other models vLLM or the device decides."""
+    if asked is not None:
+        monkeypatch.setenv("EMBED_ENFORCE_EAGER", asked)
+    folder = read_model_folder(models.build(model, folders))
+    assert engine_options(Settings.from_environment(), folder, streamed_from=None).enforce_eager is eager

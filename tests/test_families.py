@@ -9,7 +9,7 @@ from handler.families import check_family
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"model_type": "t5"}, "relative position bias that T5 adds .*: all-distilroberta-v1 for sentence-t5"),
+        ({"model_type": "t5"}, "relative position bias that T5 adds .*: all-mpnet-base-v2 for sentence-t5"),
         ({"model_type": "umt5"}, "multilingual-e5-base for multilingual ones"),
         ({"model_type": "deberta-v2"}, "DeBERTa's relative positions; not served, take a model of another family: gte"),
         ({"model_type": "jina_embeddings_v3"}, "no class for jina-embeddings-v3"),

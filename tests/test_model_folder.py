@@ -162,7 +162,7 @@ def test_an_embedding_model_may_have_kept_the_class_of_a_language_model(
 @pytest.mark.parametrize(
     ("family", "said"),
     [
-        ("mpnet", "relative position bias that MPNet adds to its scores; not served, take .*: all-distilroberta"),
+        ("t5", "relative position bias that T5 adds to its scores; not served, take .*: all-mpnet-base-v2"),
         ("albert", "no class for ALBERT, .*; not served, take a model of another family: paraphrase-MiniLM-L3-v2"),
     ],
 )

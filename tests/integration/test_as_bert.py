@@ -1,4 +1,4 @@
-"""DistilBERT, which vLLM computes as BERT: from every place that weights come from; `test_compiled` has one too."""
+"""DistilBERT and MPNet, which vLLM computes as BERT: from every place that weights come from."""
 
 from __future__ import annotations
 
@@ -28,6 +28,17 @@ def with_a_head(weights: dict[str, Any]) -> dict[str, Any]:
     return {f"distilbert.{name}": value for name, value in weights.items()} | heads
 
 
+def with_mpnets_head(weights: dict[str, Any]) -> dict[str, Any]:
+    """Do the same for MPNet, whose old checkpoints list the positions."""
+    more = {"lm_head.dense.weight": torch.ones(64, 64), "mpnet.embeddings.position_ids": torch.arange(202)[None, :]}
+    return {f"mpnet.{name}": value for name, value in weights.items()} | more
+
+
+def without_the_bias(weights: dict[str, Any]) -> dict[str, Any]:
+    """Take away what vLLM's BERT has no place for by itself."""
+    return {name: value for name, value in weights.items() if "relative_attention_bias" not in name}
+
+
 def without_a_matrix(weights: dict[str, Any]) -> dict[str, Any]:
     """Take away a matrix, and one of three that vLLM stacks."""
     gone = {"transformer.layer.1.ffn.lin2.weight", "transformer.layer.0.attention.k_lin.weight"}
@@ -40,15 +51,16 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) ->
     shutil.copytree(folder, copy)
     save_file(change(load_file(folder / "model.safetensors")), copy / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "architectures": ["DistilBertForMaskedLM"]}))
+    classes = [name.replace("Model", "ForMaskedLM") for name in config["architectures"]]
+    (copy / "config.json").write_text(json.dumps({**config, "architectures": classes}))
     return copy
 
 
-@pytest.fixture
-def model(folders: Path, tmp_path: Path) -> Path:
+@pytest.fixture(params=["distilbert-mean"])
+def model(request: pytest.FixtureRequest, folders: Path, tmp_path: Path) -> Path:
     """A folder that a test may write beside."""
     folder = tmp_path / "model"
-    shutil.copytree(models.build("distilbert-mean", folders), folder)
+    shutil.copytree(models.build(request.param, folders), folder)
     return folder
 
 
@@ -59,10 +71,25 @@ def assert_same(server: Server, model: Path) -> None:
     assert worst >= COSINE
 
 
-def test_a_checkpoint_of_the_language_model(model: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "change"),
+    [("distilbert-mean", with_a_head), ("mpnet-mean", with_mpnets_head)],
+    indirect=["model"],
+)
+def test_a_checkpoint_of_the_language_model(model: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Its names begin with the model's, and its head is not for embedding."""
-    with Server(EMBED_MODEL_PATH=str(changed(model, with_a_head))) as server:
+    with Server(EMBED_MODEL_PATH=str(changed(model, change))) as server:
         assert_same(server, model)
+
+
+@pytest.mark.parametrize("model", ["mpnet-mean"], indirect=True)
+def test_a_checkpoint_that_lacks_the_bias(model: Path) -> None:
+    """It is refused: without it the vectors would be others."""
+    with Server(EMBED_MODEL_PATH=str(changed(model, without_the_bias))) as server:
+        assert server.wait_exit(180) == 3, server.log()
+        (event,) = server.events("start_failed")
+    assert "relative_attention_bias.weight" in event["reason"]
+    assert event["reason"].endswith("download the model again")
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
