@@ -94,7 +94,7 @@ def _needs_secret(settings: Settings) -> bool:
 def _rules(settings: Settings) -> Rules:
     name = settings.model_name or model_name(settings.model_path)
     return Rules(
-        names=(name, *(alias for alias in settings.model_aliases if alias != name)),
+        names=tuple(dict.fromkeys((name, *settings.model_aliases))),  # each once
         check_model_name=settings.check_model_name,
         max_inputs=settings.max_inputs,
         long_input=settings.long_input,

@@ -21,8 +21,9 @@ from tests.server import Server
 
 @pytest.fixture(scope="session")
 def minilm() -> Iterator[Server]:
-    """The packaged default model, with no setting but keys."""
-    with Server(EMBED_API_KEYS="test-key,second-key", EMBED_MODEL_ALIASES="alias-of-minilm") as server:
+    """The packaged default model, with no settings but keys and an alias, which is named twice and listed once."""
+    aliases = "alias-of-minilm,all-MiniLM-L6-v2,alias-of-minilm"
+    with Server(EMBED_API_KEYS="test-key,second-key", EMBED_MODEL_ALIASES=aliases) as server:
         yield server.wait_ready()
 
 
