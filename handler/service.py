@@ -78,10 +78,10 @@ class EmbeddingService:
             ServiceError: whatever keeps it from being answered; see `errors`.
         """
         self._check(inquiry)
-        deadline = received + self.rules.request_timeout_s
         with self._lifecycle.admit() as model:
             dimensions = _dimensions(inquiry, model)
             begin = time.monotonic()
+            deadline = begin + self.rules.request_timeout_s  # waiting for the cold start has a limit of its own
             batch = self._tokenize(inquiry, model, deadline)
             tokenized = time.monotonic()
             embedded = model.engine.embed(batch.token_ids, deadline=deadline, priority=inquiry.priority)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,14 @@ def test_the_deadline_counts_between_calls_of_the_tokenizer(monkeypatch: pytest.
     status, told = error(client, input=["a", "b"])
     assert (status, told["code"]) == (504, "timeout")
     assert "could not be tokenized" in told["message"]
+
+
+def test_waiting_for_the_cold_start_is_not_counted() -> None:
+    """Whoever has waited longer than a request may take gets the vector all the same."""
+    lifecycle: Lifecycle[LoadedModel] = Lifecycle(slots=1, cold_start_wait_s=10)
+    threading.Timer(1.2, lifecycle.ready, args=(loaded(SumCore()),)).start()
+    client = build(rules={"request_timeout_s": 1}, ready=False, lifecycle=lifecycle)
+    assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 200
 
 
 def test_a_vector_that_is_not_finite_is_a_500() -> None:
