@@ -76,7 +76,8 @@ def create_app(  # noqa: PLR0913 - the composition root names every collaborator
     if cors_allow_origins:
         from flask_cors import CORS  # noqa: PLC0415 - only where browsers are let in
 
-        CORS(app, origins=list(cors_allow_origins), expose_headers=["x-request-id", "server-timing", "retry-after"])
+        exposed = ["x-request-id", "server-timing", "retry-after", "metadata"]
+        CORS(app, origins=list(cors_allow_origins), expose_headers=exposed)
     else:  # what does not come from Flask has no CORS headers
         app.wsgi_app = DirectEmbeddings(app.wsgi_app, embeds, request_log, max_body_bytes=max_body_bytes)  # type: ignore[method-assign]  # as Flask's documentation wraps it
     app.extensions["sheds"] = not cors_allow_origins  # nor have the worker's own answers
