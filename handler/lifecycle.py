@@ -12,7 +12,14 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from handler.errors import EngineDeadError, NotReadyError, OverloadedError, ShuttingDownError
+from handler.errors import (
+    EngineDeadError,
+    NotReadyError,
+    OverloadedError,
+    ServiceError,
+    ShuttingDownError,
+    UnavailableError,
+)
 
 ModelT = TypeVar("ModelT")
 
@@ -99,11 +106,19 @@ class Lifecycle(Generic[ModelT]):
         with self._changed:
             return self._changed.wait_for(lambda: self._in_flight == 0, timeout_s)
 
-    def overload(self) -> OverloadedError | None:
+    def closed(self) -> UnavailableError | None:
+        """Return what every request is refused with from now on, None while some may be admitted."""
+        if self._state is State.DRAINING:
+            return ShuttingDownError("the container is shutting down; try again")
+        if self._state is State.FAILED:
+            return EngineDeadError("the engine has stopped; the container is being replaced")
+        return None
+
+    def overload(self) -> ServiceError | None:
         """Return what a request would be refused with for want of a slot, None where one is free."""
         if self._in_flight < self._slots:
             return None
-        return OverloadedError(f"all {self._slots} slots are taken; try again")
+        return self.closed() or OverloadedError(f"all {self._slots} slots are taken; try again")
 
     @contextmanager
     def admit(self) -> Iterator[ModelT]:
@@ -132,11 +147,4 @@ class Lifecycle(Generic[ModelT]):
                 self._changed.wait_for(lambda: self._state is not State.STARTING, self._cold_start_wait_s)
             if self._state is State.READY and self._model is not None:
                 return self._model
-        if self._state is State.DRAINING:
-            message = "the container is shutting down; try again"
-            raise ShuttingDownError(message)
-        if self._state is State.FAILED:
-            message = "the engine has stopped; the container is being replaced"
-            raise EngineDeadError(message)
-        message = "the model is still loading; try again"
-        raise NotReadyError(message)
+        raise self.closed() or NotReadyError("the model is still loading; try again")

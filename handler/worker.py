@@ -109,13 +109,13 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         conn.ignore()  # whatever the thread does to it
         self.enqueue_req(conn)
 
-    def _busy(self) -> OverloadedError | None:
+    def _busy(self) -> ServiceError | None:
         """Say why a request for embeddings cannot be taken now; some threads are left for what else is large."""
         if self._embedding >= self.cfg.threads - _OTHER_THREADS:
-            return OverloadedError("too many requests are being answered; try again")
+            return self._lifecycle.closed() or OverloadedError("too many requests are being answered; try again")
         return self._lifecycle.overload()
 
-    def _shed(self, conn: Connection, path: str, error: OverloadedError) -> None:
+    def _shed(self, conn: Connection, path: str, error: ServiceError) -> None:
         """Refuse without a thread; the connection goes on."""
         told, closes = asked(conn.received)
         conn.take_request()

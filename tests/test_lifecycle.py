@@ -43,6 +43,17 @@ def test_draining_finishes_what_was_admitted() -> None:
     assert lifecycle.wait_idle(0.01)
 
 
+def test_a_process_that_closes_says_so_with_every_slot_taken() -> None:
+    """No slot of it will be free again for whoever is refused."""
+    lifecycle: Lifecycle[str] = Lifecycle(slots=1)
+    lifecycle.ready("model")
+    with lifecycle.admit():
+        for close, expected in ((lifecycle.drain, ShuttingDownError), (lifecycle.fail, EngineDeadError)):
+            close()
+            with pytest.raises(expected), lifecycle.admit():
+                pass
+
+
 def test_a_model_that_comes_after_the_order_to_stop_does_not_open() -> None:
     """SIGTERM while loading stays SIGTERM."""
     lifecycle: Lifecycle[str] = Lifecycle(slots=1)
