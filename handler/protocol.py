@@ -32,6 +32,7 @@ _MESSAGES = {
     "missing": "this field is required",
     "union_tag_not_found": "must be a string, a list of strings, a list of token ids or a list of such lists",
     "too_short": "must not be empty",
+    "model_type": "Input should be an object",  # pydantic would name our class
 }
 _DEEPEST_NUMBERS = 5  # of a body: token ids in an item of a prompt in a list of prompts
 MISSING_CAPABILITY = "missing_capability"  # the type of a validation error that is not the client's mistake
