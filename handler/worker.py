@@ -116,8 +116,9 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         return self._lifecycle.overload()
 
     def _shed(self, conn: Connection, path: str, error: ServiceError) -> None:
-        """Refuse without a thread; the connection goes on."""
+        """Refuse without a thread; the connection goes on, unless this process does not."""
         told, closes = asked(conn.received)
+        closes |= not self.alive
         conn.take_request()
         self._shedding = True
         self._lull.begin()  # nothing comes before a slot is free, so the engine has nothing to wait for

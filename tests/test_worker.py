@@ -161,19 +161,24 @@ def test_how_much_a_head_may_hold(server: Server, lines: list[bytes], status: in
     assert server.status("/health") == 200
 
 
-def test_admitted_requests_finish_after_sigterm_and_new_ones_are_answered() -> None:
+@pytest.mark.parametrize("busy", [3, 4], ids=["a slot is free", "no slot is free"])
+def test_admitted_requests_finish_after_sigterm_and_new_ones_are_answered(busy: int) -> None:
     """During the drain new connections get 503, afterwards they are refused; the process ends with 0."""
     with Server(module="tests.worker_app") as server:
         wait_alive(server)
         with ThreadPoolExecutor() as clients:
-            admitted = [clients.submit(httpx.post, f"{server.url}?seconds=2", content=b"abc") for _ in range(3)]
-            wait_for(lambda: httpx.get(f"{server.url}/in_flight").text == "3")
+            admitted = [clients.submit(httpx.post, f"{server.url}?seconds=2", content=b"abc") for _ in range(busy)]
+            wait_for(lambda: httpx.get(f"{server.url}/in_flight").text == str(busy))
             server.terminate()
             time.sleep(0.3)
             late = httpx.post(server.url, content=b"x")
             assert (late.status_code, late.text) == (503, "ShuttingDownError")
             assert late.headers["connection"] == "close"
-            assert [future.result().text for future in admitted] == ["3"] * 3
+            if busy == 4:  # what the main loop would refuse by itself
+                late = httpx.post(f"{server.url}/v1/embeddings", content=b"x")
+                assert (late.status_code, late.json()["error"]["code"]) == (503, "shutting_down")
+                assert late.headers["connection"] == "close"
+            assert [future.result().text for future in admitted] == ["3"] * busy
         assert server.wait_exit() == 0
         assert server.status("/health") is None
 
