@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Iterable
+from contextlib import suppress
 
 from handler.errors import AuthenticationError, NotReadyError, PageAuthenticationError
 
@@ -49,8 +50,8 @@ class Access:
             AuthenticationError: no key or a wrong one.
             NotReadyError: the secret that holds the keys has not been read yet.
         """
-        scheme, _, key = (authorization or "").partition(" ")
-        if not self._opens(key.strip(), bears=scheme.lower() == "bearer"):
+        scheme, key = _credentials(authorization)
+        if not self._opens(key, bears=scheme == "bearer"):
             raise AuthenticationError("send a valid key as `Authorization: Bearer KEY`")
 
     def check_page(self, authorization: str | None) -> None:
@@ -60,9 +61,9 @@ class Access:
             PageAuthenticationError: no key or a wrong one.
             NotReadyError: as `check`.
         """
-        scheme, _, key = (authorization or "").partition(" ")
-        key = _password(key.strip()) if scheme.lower() == "basic" else key.strip()
-        if not self._opens(key, bears=scheme.lower() in ("basic", "bearer")):
+        scheme, key = _credentials(authorization)
+        key = _password(key) if scheme == "basic" else key
+        if not self._opens(key, bears=scheme in ("basic", "bearer")):
             message = "send a valid key as `Authorization: Bearer KEY`, or as the password of Basic with any name"
             raise PageAuthenticationError(message)
 
@@ -88,6 +89,15 @@ def key_problem(key: str) -> str | None:
     if key.startswith("{") or key == "null":
         return "is a piece of JSON"
     return None
+
+
+def _credentials(authorization: str | None) -> tuple[str, str]:
+    """Return scheme and credentials of a header, which WSGI reads as Latin-1; most clients send UTF-8."""
+    header = authorization or ""
+    with suppress(UnicodeError):
+        header = header.encode("latin-1").decode()
+    scheme, _, credentials = header.partition(" ")
+    return scheme.lower(), credentials.strip()
 
 
 def _password(credentials: str) -> str:

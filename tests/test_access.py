@@ -14,6 +14,14 @@ def test_every_key_opens(header: str) -> None:
     Access(["one", "two"]).check(header)
 
 
+@pytest.mark.parametrize("sent", ["Bearer k:ü".encode(), "Bearer k:ü".encode("latin-1"), "Bearer ключ".encode()])
+def test_a_key_may_be_of_any_script(sent: bytes) -> None:
+    """curl, Go and aiohttp send it as UTF-8, requests as Latin-1 where that can be; WSGI reads both as Latin-1."""
+    access = Access(["k:ü", "ключ"])
+    access.check(sent.decode("latin-1"))
+    access.check_page(sent.decode("latin-1"))
+
+
 @pytest.mark.parametrize(
     "header", [None, "", "one", "Bearer", "Bearer ", "Bearer three", "Basic one", "Bearer one two"]
 )
