@@ -34,6 +34,7 @@ _MESSAGES = {
     "too_short": "must not be empty",
     "model_type": "Input should be an object",  # pydantic would name our class
 }
+_GZIP = b"\x1f\x8b"  # how all that it compresses begins, and no JSON
 _DEEPEST_NUMBERS = 5  # of a body: token ids in an item of a prompt in a list of prompts
 MISSING_CAPABILITY = "missing_capability"  # the type of a validation error that is not the client's mistake
 # Tags of unions, which pydantic puts in the path to a field and no client knows; a field's own name comes first.
@@ -218,6 +219,8 @@ def parse_body(body: bytes, wire: type[ModelT]) -> ModelT:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
         message = f"the body is not valid JSON: {exc.msg} at byte {exc.pos}"
+        if body.startswith(_GZIP):
+            message = "the body is compressed with gzip, which is not read here; send the JSON as it is"
         raise InvalidRequestError(message) from None  # the exception holds the body, which must not reach a log
     if not isinstance(content, dict):
         raise InvalidRequestError("the body must be a JSON object")

@@ -189,10 +189,11 @@ def _dimensions(inquiry: Inquiry, model: LoadedModel) -> int | None:
     if wanted is None or wanted == model.dimensions:
         return None
     if not model.can_cut_to(wanted):
+        smaller = ", or let the operator allow other sizes (EMBED_MATRYOSHKA_DIMENSIONS)"
+        other = smaller if wanted < model.dimensions else ""
         message = (
             f"this model ({model.architecture}, {model.dimensions} dimensions) cannot be cut to {wanted}; sizes it was "
-            f"trained for: {model.matryoshka}; ask for all {model.dimensions}, or let the operator allow other sizes "
-            "(EMBED_MATRYOSHKA_DIMENSIONS)"
+            f"trained for: {model.matryoshka}; ask for all {model.dimensions}{other}"
         )
         raise MissingCapabilityError(message, param="dimensions")
     return wanted

@@ -102,6 +102,7 @@ Count = Annotated[int, Field(ge=1, le=2**31 - 1)]  # what vLLM, torch and the ke
 Port = Annotated[int, Field(ge=1, le=65535)]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
 MetricsPort = Annotated[Port | None, BeforeValidator(_no_service_link)]
 PortList = Annotated[tuple[Port, ...], BeforeValidator(_comma_list)]
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_json)]

@@ -25,6 +25,7 @@ from handler.setting_checks import (
     JsonList,
     JsonObject,
     Keys,
+    LogLevel,
     Matryoshka,
     MetricsPort,
     Origins,
@@ -110,7 +111,7 @@ class Settings(BaseSettings):
 
     # Life
     port: Port = Field(default=8080, validation_alias="PORT")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", validation_alias="LOG_LEVEL")
+    log_level: LogLevel = Field(default="INFO", validation_alias="LOG_LEVEL")
     log_format: Literal["json", "text"] = "json"
     metrics_port: MetricsPort = None
     tcp_probes: PortList = ()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -129,6 +130,12 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
     """NaN, infinite numbers, lone surrogates, invalid UTF-8 and endless nesting included."""
     with pytest.raises(InvalidRequestError):
         parse_request(body)
+
+
+def test_a_compressed_body_is_called_what_it_is() -> None:
+    """Some clients compress large bodies by themselves, and "not valid JSON" would say nothing to their users."""
+    with pytest.raises(InvalidRequestError, match=r"compressed with gzip, .*; send the JSON as it is"):
+        parse_request(gzip.compress(b'{"input": "a"}'))
 
 
 def test_the_last_of_duplicate_keys_wins() -> None:

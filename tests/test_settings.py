@@ -27,6 +27,7 @@ def test_lists_json_and_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBED_TAGS", '["x"]')
     monkeypatch.setenv("EMBED_MATRYOSHKA_DIMENSIONS", "64,128")
     monkeypatch.setenv("PORT", "9000")
+    monkeypatch.setenv("LOG_LEVEL", "warning")
     settings = Settings.from_environment()
     assert [key.get_secret_value() for key in settings.api_keys] == ["first-key", "second-key"]
     assert settings.model_aliases == ("a", "b")
@@ -34,6 +35,7 @@ def test_lists_json_and_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.tags == ("x",)
     assert settings.matryoshka_dimensions == (64, 128)
     assert settings.port == 9000
+    assert settings.log_level == "WARNING"
     assert "first-key" not in repr(settings)
 
 
