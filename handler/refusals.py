@@ -71,9 +71,9 @@ class Ledger:
         self._lines = 0  # of this second
         self._left_out = 0
 
-    def note(self, error: ServiceError, *, request_id: str, path: str | None) -> None:
-        """Take note of a refused request, which had *path* or could not be read."""
-        route, status, reason = path or "unknown", int(error.status), error.code or error.type
+    def note(self, error: ServiceError, *, request_id: str, path: str | None, pharia: bool = False) -> None:
+        """Take note of a refused request, which had *path* or was not read; *pharia* as in `refusal`."""
+        route, status, reason = path or "unknown", error.status_for(pharia=pharia), error.code or error.type
         if self._count is not None:
             self._count(route=route, status=status, reason=reason)
         if self._has_room():

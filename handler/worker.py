@@ -136,7 +136,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._close(conn, graceful=True)
 
     def _tell(self, client: ClientSocket, error: ServiceError, told: str, *, pharia: bool = False) -> None:
-        self._ledger.note(error, request_id=told, path=None)
+        self._ledger.note(error, request_id=told, path=None, pharia=pharia)
         client.try_send(refusal(error, request_id=told, pharia=pharia))
 
     def _close(self, conn: Connection, *, graceful: bool = False) -> None:

@@ -75,8 +75,8 @@ def test_a_flood_is_counted_whole_and_logged_in_part(caplog: pytest.LogCaptureFi
         for number in range(500):
             ledger.note(error, request_id=str(number), path="/embeddings")
         time.sleep(1.01)
-        ledger.note(error, request_id="later", path=None)
-    assert counted == [("/embeddings", 429, "overloaded")] * 500 + [("unknown", 429, "overloaded")]
+        ledger.note(error, request_id="later", path=None, pharia=True)  # with the status that its client got
+    assert counted == [("/embeddings", 429, "overloaded")] * 500 + [("unknown", 503, "overloaded")]
     events = [record.message for record in caplog.records]
     told = sum(vars(record)["count"] for record in caplog.records if record.message == "refusals_not_logged")
     assert events.count("request") + told == 500
