@@ -42,8 +42,8 @@ class Prompts:
         self,
         known: Mapping[str, str],
         *,
+        instruction_template: str,
         default_name: str | None = None,
-        instruction_template: str = "{text}",
         representations: Mapping[str, str | None] | None = None,
     ) -> None:
         """Check the operator's choices against the model's *known* prompts.
