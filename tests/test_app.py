@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from handler.errors import DeadlineExceededError, OverloadedError
+from handler import errors
 from handler.lifecycle import Lifecycle
 from handler.logs import RequestIdFilter
 from handler.service import EmbeddingService, LoadedModel
@@ -142,22 +142,43 @@ def test_a_vector_that_is_not_finite_is_a_500() -> None:
 
 
 @pytest.mark.parametrize(
-    ("problem", "status", "code", "retry_after"),
-    [(OverloadedError("full"), 429, "overloaded", "1"), (DeadlineExceededError("late"), 504, "timeout", None)],
+    ("problem", "status", "kind_and_code", "retry_after"),
+    [
+        (errors.InvalidRequestError, 400, ("invalid_request_error", None), None),
+        (errors.MissingCapabilityError, 400, ("invalid_request_error", None), None),
+        (errors.ContextLengthError, 400, ("invalid_request_error", "context_length_exceeded"), None),
+        (errors.AuthenticationError, 401, ("invalid_request_error", "invalid_api_key"), None),
+        (errors.ModelNotFoundError, 404, ("invalid_request_error", "model_not_found"), None),
+        (errors.RouteNotFoundError, 404, ("invalid_request_error", None), None),
+        (errors.MethodNotAllowedError, 405, ("invalid_request_error", None), None),
+        (errors.SlowRequestError, 408, ("invalid_request_error", "timeout"), None),
+        (errors.RequestTooLargeError, 413, ("invalid_request_error", "request_too_large"), None),
+        (errors.HeadTooLargeError, 431, ("invalid_request_error", "request_too_large"), None),
+        (errors.OverloadedError, 429, ("rate_limit_error", "overloaded"), "1"),
+        (errors.InternalError, 500, ("server_error", None), None),
+        (errors.NotReadyError, 503, ("server_error", "not_ready"), "5"),
+        (errors.ShuttingDownError, 503, ("server_error", "shutting_down"), "1"),
+        (errors.EngineDeadError, 503, ("server_error", "engine_dead"), "5"),
+        (errors.DeadlineExceededError, 504, ("server_error", "timeout"), None),
+    ],
 )
 def test_service_errors_become_answers(
-    problem: Exception, status: int, code: str, retry_after: str | None, monkeypatch: pytest.MonkeyPatch
+    problem: type[errors.ServiceError],
+    status: int,
+    kind_and_code: tuple[str, str | None],
+    retry_after: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Status, code and Retry-After come from the class."""
+    """Status, type, code and Retry-After come from the class, the rest is the instance's."""
 
     def fail(*_: Any, **__: Any) -> Any:
-        raise problem
+        raise problem("told", param="field")
 
     monkeypatch.setattr(EmbeddingService, "embed", fail)
     response = build().post("/v1/embeddings", json={"input": "a"})
-    assert response.status_code == status
-    assert response.json is not None
-    assert response.json["error"]["code"] == code
+    kind, code = kind_and_code
+    told = {"message": "told", "type": kind, "param": "field", "code": code}
+    assert (response.status_code, response.json) == (status, {"error": told})
     assert response.headers.get("Retry-After") == retry_after
 
 
@@ -178,6 +199,37 @@ def test_probes_follow_the_state() -> None:
     assert statuses() == [200, 503, 503]
     lifecycle.fail()
     assert statuses() == [503, 503, 503]
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_health_and_models_tell_what_is_served(ready: bool) -> None:  # noqa: FBT001
+    """What only the loaded model knows is null before that."""
+    client = build(ready=ready)
+    found = {"dimensions": 2, "max_tokens": 16} if ready else {"dimensions": None, "max_tokens": None}
+    only = {"architecture": "SumModel", "pooling": "MEAN", "normalizes": False, "dtype": "float32"}
+    only |= {"matryoshka": "none", "prompts": ["query"]}
+    health = client.get("/health").json
+    assert health is not None
+    assert health["model"] == {"name": "sum", **found, **(only if ready else dict.fromkeys(only))}
+    assert client.get("/v1/models").json == {
+        "object": "list",
+        "data": [
+            {
+                "id": name,
+                "object": "model",
+                "created": 1,
+                "owned_by": "serverless-embeddings",
+                "root": "sum",
+                "max_model_len": found["max_tokens"],
+                "dimensions": found["dimensions"],
+                "model_version": "1",
+                "description": "adds",
+                "tags": ["x"],
+                "maximum_completion_tokens": None,
+            }
+            for name in ("sum", "alias")
+        ],
+    }
 
 
 @pytest.mark.parametrize("sent", ["abc", "x" * 128, "a b/c"])

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import pytest
 from jinja2 import Environment
+from transformers import PreTrainedTokenizerBase
 
 from handler.chat import ChatTemplate
 from handler.errors import InvalidRequestError
@@ -50,6 +52,15 @@ def test_options_are_the_templates_and_not_transformers() -> None:
     made = template("{{ style }}{% if add_generation_prompt %} go{% endif %}")
     options = {"style": "short", "add_generation_prompt": True, "tokenize": True, "messages": [], "return_dict": True}
     assert made.render([], options) == "short go"
+
+
+def test_no_argument_of_transformers_own_can_be_set() -> None:
+    """Another template, for one, would be a client's program; what templates know by name is passed on."""
+    known = {"tools", "documents", "add_generation_prompt", "continue_final_message"}
+    own = set(signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {"self", "kwargs"} - known
+    passed: dict[str, Any] = {}
+    ChatTemplate(lambda _, **options: passed.update(options)).render([], dict.fromkeys(own | known, "x"))
+    assert passed == {"tokenize": False, **dict.fromkeys(known, "x")}
 
 
 def test_a_template_that_raises_is_the_clients_error() -> None:

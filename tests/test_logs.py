@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
+
+from handler.logs import EventTextFormatter
 
 SCRIPT = """
 import logging, threading, warnings
@@ -42,3 +45,12 @@ def test_whatever_is_written_is_a_line_of_ours() -> None:
     assert died["reason"].startswith("ValueError (<string>:")
     assert "hush" not in done.stderr
     assert (told["event"], told["logger"]) == ("told once", "library.part")
+
+
+def test_a_line_for_people_has_the_fields_behind_the_event() -> None:
+    """Of a table each entry, without quotes and braces."""
+    record = logging.makeLogRecord(
+        {"levelname": "INFO", "msg": "request", "status": 200, "stages_ms": {"a": 1, "b": 2.5}}
+    )
+    line = EventTextFormatter(service="left out").format(record)
+    assert line.partition(" ")[2] == "INFO request status=200 stages_ms=a:1,b:2.5"

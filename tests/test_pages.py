@@ -63,6 +63,8 @@ def test_the_page_runs_its_own_script_and_nothing_else() -> None:
     policy = response.headers["Content-Security-Policy"]
     assert "default-src 'none'; script-src 'sha256-" in policy
     assert "connect-src 'self'" in policy
+    assert policy.endswith("; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+    assert (response.headers["Referrer-Policy"], response.headers["Cache-Control"]) == ("no-referrer", "no-cache")
     assert "unsafe" not in policy
     assert response.mimetype == "text/html"
     text = _PAGE.read_text()
@@ -102,6 +104,7 @@ def test_other_origins_are_let_in_only_where_the_operator_says_so(origin: str) -
         return
     assert {told["access-control-allow-origin"] for told in let_in} == {origin}
     assert all("access-control-allow-credentials" not in told for told in let_in)
+    assert {told["access-control-expose-headers"] for told in let_in} == {"retry-after, server-timing, x-request-id"}
     for told in let_in[:4]:
         assert "POST" in told["access-control-allow-methods"]
         assert told["access-control-allow-headers"] == "authorization, content-type"

@@ -137,6 +137,12 @@ def test_bad_fields_are_named_and_never_quoted(path: str, changes: dict[str, Any
     assert "secret" not in message
 
 
+def test_a_whole_number_may_have_a_point_here_too() -> None:
+    """As deep as a body has numbers: an id in an item of a prompt of a batch."""
+    item = {"type": "token_ids", "data": [7.0]}
+    assert post(build(), "batch_semantic_embed", prompts=[[item]])["embeddings"] == [[3, 10]]
+
+
 def test_what_is_not_json_is_refused() -> None:
     """As on OpenAI's route, in the other envelope."""
     response = build().post("/semantic_embed", data=b"{")

@@ -12,6 +12,7 @@ from handler.errors import (
     ContextLengthError,
     DeadlineExceededError,
     EngineDeadError,
+    HeadTooLargeError,
     InternalError,
     InvalidRequestError,
     MethodNotAllowedError,
@@ -23,6 +24,7 @@ from handler.errors import (
     RouteNotFoundError,
     ServiceError,
     ShuttingDownError,
+    SlowRequestError,
     speaks_pharia,
 )
 from handler.lifecycle import Lifecycle
@@ -73,7 +75,9 @@ def test_keys_guard_every_post_and_the_tokenizer() -> None:
         (ModelNotFoundError, 404, "UNKNOWN_MODEL"),
         (RouteNotFoundError, 404, "NOT_FOUND"),
         (MethodNotAllowedError, 405, "METHOD_NOT_ALLOWED"),
+        (SlowRequestError, 408, "TIMEOUT"),
         (RequestTooLargeError, 413, "PAYLOAD_TOO_LARGE"),
+        (HeadTooLargeError, 431, "PAYLOAD_TOO_LARGE"),
         (InternalError, 500, "INTERNAL_ERROR"),
         (NotReadyError, 503, "UNAVAILABLE"),
         (ShuttingDownError, 503, "UNAVAILABLE"),

@@ -79,6 +79,24 @@ def test_other_inputs_are_refused(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (5, "input: must be a string, a list of strings, a list of token ids or a list of such lists"),
+        ([], "input: must not be empty"),
+        (["a", 1], "input.1: Input should be a valid string"),
+        ([1, "a"], "input.1: Input should be a valid integer"),
+        ([[1], [2, "a"]], "input.1.1: Input should be a valid integer"),
+        ([[]], "input.0: must not be empty"),
+    ],
+)
+def test_the_place_in_an_input_is_named_as_a_client_counts(value: Any, said: str) -> None:
+    """By index, without the names that the forms have in here."""
+    with pytest.raises(InvalidRequestError) as caught:
+        parse(input=value)
+    assert caught.value.message == said
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"model": 1},
