@@ -66,10 +66,10 @@ class Application(Flask):
             return None
         return MapAdapter(
             self.url_map,
-            server_name=request.environ.get("HTTP_HOST", ""),  # of redirects
+            server_name="",  # of redirects, which no route here makes
             script_name="/",
             subdomain="",
-            url_scheme=request.scheme,
+            url_scheme="",  # likewise
             path_info=request.path,
             default_method=request.method,
         )

@@ -143,7 +143,7 @@ class Lifecycle(Generic[ModelT]):
 
     def _await_model(self) -> ModelT:
         with self._changed:
-            if self._state is State.STARTING and self._cold_start_wait_s > 0:
+            if self._state is State.STARTING:
                 self._changed.wait_for(lambda: self._state is not State.STARTING, self._cold_start_wait_s)
             if self._state is State.READY and self._model is not None:
                 return self._model
