@@ -31,7 +31,9 @@ class ByteTokenizer:
         return [Encoding(self._ids(text, add_special_tokens=add_special_tokens)) for text in texts]
 
     def id_to_token(self, token_id: int) -> str | None:
-        """Name a token."""
+        """Name a token; the last id has none, for 255 is no byte of UTF-8."""
+        if token_id == VOCABULARY - 1:
+            return None
         return f"<{token_id}>" if token_id < 3 else chr(token_id - 3)
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:

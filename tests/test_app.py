@@ -46,6 +46,7 @@ def test_model_names() -> None:
         assert client.post("/v1/embeddings", json={"input": "a", "model": name}).status_code == 200
     status, told = error(client, input="a", model="other")
     assert (status, told["code"], told["param"]) == (404, "model_not_found", "model")
+    assert client.get("/v1/models/other").json == {"error": told}
     gateway = build(rules={"check_model_name": False})
     assert gateway.post("/v1/embeddings", json={"input": "a", "model": "other"}).status_code == 200
 
@@ -199,6 +200,19 @@ def test_probes_follow_the_state() -> None:
     assert statuses() == [200, 503, 503]
     lifecycle.fail()
     assert statuses() == [503, 503, 503]
+
+
+def test_probes_are_logged_for_those_who_look_closely(caplog: pytest.LogCaptureFixture) -> None:
+    """They come every few seconds, and say nothing that the platform does not see."""
+    client = build()
+    with caplog.at_level(logging.DEBUG):
+        for path in ("/health", "/ready", "/ping", "/metrics", "/v1/models"):
+            client.get(path)
+    lines = [(record.levelname, vars(record)) for record in caplog.records if record.message == "request"]
+    assert [(level, line["method"], line["route"]) for level, line in lines] == [
+        *(("DEBUG", "GET", path) for path in ("/health", "/ready", "/ping", "/metrics")),
+        ("INFO", "GET", "/v1/models"),
+    ]
 
 
 @pytest.mark.parametrize("ready", [True, False])

@@ -58,6 +58,7 @@ def test_flask_is_not_asked_for_what_can_be_answered(monkeypatch: pytest.MonkeyP
     for length, status in (("", 400), ("ten", 400), ("5000", 413)):
         response = build().post("/v1/embeddings", data=body, environ_overrides={"CONTENT_LENGTH": length})
         assert response.status_code == status
+    assert build().put("/v1/embeddings", data=body).status_code == 405
     site = "https://a.example"
     allowed = build(cors=(site,)).post("/v1/embeddings", data=body, headers={"Origin": site})
     assert allowed.headers["Access-Control-Allow-Origin"] == site

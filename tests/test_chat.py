@@ -14,8 +14,10 @@ MESSAGES = [{"role": "system", "content": ["be brief"]}, {"role": "user", "conte
 OF_STRINGS = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
 OF_PARTS = (
     "{% for message in messages %}<{{ message.role }}>"
-    "{% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}"
+    "{% for part in message.content if message.role in ('system', 'user') and part.type == 'text' %}"
+    "{{ part.text }}{% endfor %}{% endfor %}"
 )
+OF_TEXT = "{% for message in messages %}{% if message.content is string %}{{ message.content }}{% endif %}{% endfor %}"
 OF_BOTH = (
     "{% for message in messages %}<{{ message.role }}>{% if message.content is string %}{{ message.content }}"
     "{% else %}{% for part in message.content %}[{{ part.text }}]{% endfor %}{% endif %}{% endfor %}"
@@ -38,9 +40,10 @@ def template(source: str) -> ChatTemplate:
     [
         (OF_STRINGS, "<system>be brief<user>hello\nworld"),
         (OF_PARTS, "<system>be brief<user>helloworld"),
+        (OF_TEXT, "be briefhello\nworld"),
         (OF_BOTH, "<system>[be brief]<user>[hello][world]"),
     ],
-    ids=["strings", "parts", "both"],
+    ids=["strings", "parts", "text", "both"],
 )
 def test_a_template_gets_what_it_goes_over(source: str, text: str) -> None:
     """One that goes over parts would find none in a string, and lose the whole text."""

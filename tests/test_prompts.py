@@ -65,6 +65,8 @@ def test_an_instruction_goes_into_the_template() -> None:
     """Braces in an instruction are text; an empty one means none."""
     assert list(frame(prompts(), instruction="Find {x}").apply(["a"])) == ["Instruct: Find {x}\nQuery:a"]
     assert list(frame(prompts("query"), instruction="").apply(["a"])) == ["a"]
+    behind = Prompts({}, instruction_template="{text} ({instruction})")
+    assert list(frame(behind, instruction="find").apply(["a"])) == ["a (find)"]
 
 
 def test_only_one_of_the_three() -> None:

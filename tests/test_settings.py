@@ -178,8 +178,19 @@ def test_the_process_is_prepared_without_home(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "environ", {"VLLM_CACHE_ROOT": "/mnt/cache"})
     prepare_process(Settings())
     assert os.environ["VLLM_CACHE_ROOT"] == "/mnt/cache"
-    assert os.environ["HOME"].startswith("/tmp/")
+    assert (cache := os.environ["EMBED_CACHE_DIR"]).startswith("/tmp/")
+    assert os.environ["HOME"] == os.environ["XDG_CACHE_HOME"] == cache
+    assert {name for name, value in os.environ.items() if value.startswith(f"{cache}/")} == {
+        *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE", "HF_HOME", "XDG_CONFIG_HOME"),
+    }
     assert os.environ["USER"]
+
+
+def test_third_parties_ask_and_tell_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing goes out that the operator has not named."""
+    monkeypatch.setattr(os, "environ", {})
+    prepare_process(Settings())
+    assert {os.environ[name] for name in ("VLLM_NO_USAGE_STATS", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")} == {"1"}
 
 
 @pytest.mark.parametrize(
@@ -197,3 +208,36 @@ def test_the_process_is_prepared_without_home(monkeypatch: pytest.MonkeyPatch) -
 def test_one_value_can_be_checked_without_the_environment(field: str, text: str, said: str | None) -> None:
     """The converter asks before it prints, by the rules of the start itself."""
     assert Settings.problem(field, text) == said
+
+
+@pytest.mark.parametrize(
+    ("field", "taken", "refused"),
+    [
+        ("maximum_completion_tokens", "0 2147483647", "-1 2147483648"),
+        ("max_inputs", "1 2147483647", "0 2147483648"),
+        ("dtype", "auto float32 float16 bfloat16", "half"),
+        ("gpu_memory_utilization", "0.01 1", "0 1.01"),
+        ("max_body_bytes", "1024 2147483647", "1023 2147483648"),
+        ("long_input", "error truncate chunk", "cut"),
+        ("token_id_input", "allow reject", "deny"),
+        ("matryoshka_dimensions", "64 64,128 [64] any", "0 64,0 [] all"),
+        ("request_timeout_s", "0.1 1000000", "0 1000001"),
+        ("max_concurrent_requests", "1 1024", "0 1025"),
+        ("api_keys_refresh_s", "0 1000000", "-1 1000001"),
+        ("start_timeout_s", "0.1 1000000", "0 1000001"),
+        ("drain_timeout_s", "0 1000000", "-1 1000001"),
+        ("cold_start_wait_s", "0 1000000", "-1 1000001"),
+        ("port", "1 65535", "0 65536"),
+        ("metrics_port", "1 65535", "0 65536"),
+        ("tcp_probes", "1 65535", "0 65536"),
+        ("log_level", "DEBUG INFO WARNING ERROR", "info TRACE"),
+        ("log_format", "json text", "xml"),
+        ("emf_namespace", f"a {'x' * 255} A/b-1.c_d#e:f", f"{'x' * 256} a\\b"),
+        ("otlp_endpoint", "http://c:4318 https://c", "c:4318 grpc://c http://"),
+        ("otlp_traces_endpoint", "http://c:4318/v1/traces", "c"),
+    ],
+)
+def test_what_a_setting_takes_ends_where_it_should(field: str, taken: str, refused: str) -> None:
+    """The first and the last value, and what is beyond them."""
+    assert [value for value in taken.split() if Settings.problem(field, value) is not None] == []
+    assert [value for value in refused.split() if Settings.problem(field, value) is None] == []

@@ -276,8 +276,8 @@ def test_a_joined_prompt_obeys_length_and_vocabulary() -> None:
 
 
 def test_tokens_are_told_without_special_ones() -> None:
-    """So that a client can send them back as part of a prompt."""
-    assert tokenizer().tokens(["ab", [70]]) == [(100, "a"), (101, "b"), (70, "C")]
+    """So that a client can send them back as part of a prompt; a hole in the vocabulary is an empty text."""
+    assert tokenizer().tokens(["ab", [70, VOCABULARY - 1]]) == [(100, "a"), (101, "b"), (70, "C"), (VOCABULARY - 1, "")]
     assert tokenizer().tokens([""]) == []
 
 

@@ -124,6 +124,10 @@ def test_names_of_models() -> None:
         (HEAD + "[monitoring]\n[metrics]\nport = 1", "line 7: metrics.port: no such key; the nearest is monitoring."),
         (HEAD + "[monitor]", "line 5: monitor: no such key"),
         (
+            HEAD + "[queue]\nblock_size = 16",
+            "line 6: queue.block_size: no such key; the nearest is generator.block_size",
+        ),
+        (
             HEAD + '[queue.models."a b"]\ndescr = 1',
             'line 6: queue.models."a b".descr: no such key; the nearest is queue.',
         ),
