@@ -107,7 +107,8 @@ def test_other_origins_are_let_in_only_where_the_operator_says_so(origin: str) -
         return
     assert {told["access-control-allow-origin"] for told in let_in} == {origin}
     assert all("access-control-allow-credentials" not in told for told in let_in)
-    assert {told["access-control-expose-headers"] for told in let_in} == {"retry-after, server-timing, x-request-id"}
+    exposed = "metadata, retry-after, server-timing, x-request-id"
+    assert {told["access-control-expose-headers"] for told in let_in} == {exposed}
     for told in let_in[:4]:
         assert "POST" in told["access-control-allow-methods"]
         assert told["access-control-allow-headers"] == "authorization, content-type"
