@@ -35,8 +35,8 @@ class RequestFrame:
         self.cut_short = False  # the body is over the limit and was not received; the application says so
         self.expects_continue = False
         self._limit = limit
-        self._head_end: int | None = None  # of the head and the empty line behind it
-        self._end: int | None = None  # of the whole request, unless it is chunked
+        self._head_end = 0  # of the head and the empty line behind it, 0 while it has not come
+        self._end = 0  # of the whole request; of a chunked one when its last line has come
         self._searched = 0
         self._chunks: list[tuple[int, int]] | None = None  # begin and end of each chunk's content
         self._chunk_bytes = 0
@@ -46,11 +46,11 @@ class RequestFrame:
         """Whether nothing more of the request is waited for; *received* has grown since the last call."""
         if self.error is not None:
             return True
-        if self._head_end is None and not self._find_head(received):
+        if not self._head_end and not self._find_head(received):
             return self.error is not None
         if self._chunks is not None:
             return self._scan_chunks(received) or self.error is not None
-        return self._end is not None and len(received) >= self._end
+        return len(received) >= self._end
 
     def take(self, received: bytearray) -> bytes:
         """Take the complete request out of *received*, its body with a length, as gunicorn's parser shall read it."""
@@ -94,7 +94,7 @@ class RequestFrame:
             message = "a body is sent with Content-Length, or in HTTP/1.1 with Transfer-Encoding: chunked alone"
             self.error = InvalidRequestError(message)
         self._chunks = []
-        self._next_chunk = self._head_end or 0
+        self._next_chunk = self._head_end
 
     def _read_length(self, lengths: list[bytes]) -> None:
         """Find the end; what is no number, or stands there twice, others might read differently."""
@@ -104,7 +104,7 @@ class RequestFrame:
         digits = lengths[0].lstrip(b"0") if lengths else b""
         length = int(digits or b"0") if len(digits) <= _LENGTH_DIGITS else self._limit + 1
         self.cut_short = length > self._limit
-        self._end = (self._head_end or 0) + (0 if self.cut_short else length)
+        self._end = self._head_end + (0 if self.cut_short else length)
 
     def _scan_chunks(self, received: bytearray) -> bool:
         """Go over the chunks that are there; True at the end of the last one's trailers."""
