@@ -99,7 +99,7 @@ class Ledger:
 
 def refusal(error: ServiceError, *, request_id: str, close: bool = True, pharia: bool = False) -> bytes:
     """Write *error* as a whole response."""
-    before, after = _around_id(type(error), error.message, error.param, pharia, close)  # type: ignore[arg-type]  # mypy looks at __hash__ of the instance
+    before, after = _around_id(type(error), error.message, pharia, close)  # type: ignore[arg-type]  # mypy looks at __hash__ of the instance
     return before + request_id.encode() + after
 
 
@@ -107,12 +107,11 @@ def refusal(error: ServiceError, *, request_id: str, close: bool = True, pharia:
 def _around_id(
     kind: type[ServiceError],
     message: str,
-    param: str | None,
     pharia: bool,  # noqa: FBT001 - keys of the cache
     close: bool,  # noqa: FBT001
 ) -> tuple[bytes, bytes]:
     """Write what stands before and behind the request's id; in a flood every refusal is the same but for that."""
-    body = json.dumps(kind(message, param=param).envelope(pharia=pharia))
+    body = json.dumps(kind(message).envelope(pharia=pharia))
     status = kind.status_for(pharia=pharia)
     head = [
         f"HTTP/1.1 {status} {responses[status]}",

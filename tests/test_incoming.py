@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import selectors
 import socket
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from gunicorn.config import Config
 from handler import incoming
 from handler.connections import ClientSocket, Connection
 from handler.errors import OverloadedError, ServiceError, ShuttingDownError, SlowRequestError
-from handler.incoming import Incoming
+from handler.incoming import Incoming, raise_descriptor_limit
 from handler.outgoing import Lingering
 
 HALF = b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n12"
@@ -70,6 +71,7 @@ def loop() -> Iterator[Loop]:
 def test_a_request_is_handed_on_when_it_is_whole(loop: Loop) -> None:
     """And is then waited for no more: what comes while it is handled stays where it is."""
     loop.send(HALF)
+    loop.incoming.receive(loop.conn)  # though nothing has come
     assert (loop.seen, len(loop.incoming)) == ([], 1)
     loop.send(b"345")
     assert (loop.seen, len(loop.incoming)) == ([HALF + b"345"], 0)
@@ -119,12 +121,17 @@ def test_a_young_connection_is_left_alone(loop: Loop) -> None:
 
 
 def test_what_is_received_of_all_requests_has_a_limit(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever goes over it is refused."""
+    """Whoever goes over it is refused; what has become a whole request counts no more."""
     monkeypatch.setattr(incoming, "_BUFFERED_BYTES", len(HALF) + 1)
     loop.send(HALF)
-    assert not loop.seen
-    loop.send(b"34")
-    assert loop.seen == [OverloadedError]
+    loop.send(b"345")
+    assert loop.seen.pop() == HALF + b"345"
+    loop.client.sendall(HALF)
+    loop.incoming.receive(loop.conn)  # as of a connection that was kept
+    loop.send(b"3")
+    assert (loop.seen, len(loop.incoming)) == ([], 1)
+    loop.send(b"4")
+    assert (loop.seen, len(loop.incoming)) == ([OverloadedError], 0)
 
 
 def test_a_drain_waits_shortly_for_what_has_begun_and_more_shortly_for_the_rest(loop: Loop) -> None:
@@ -147,9 +154,33 @@ def test_a_silent_connection_is_not_waited_for_in_a_drain(loop: Loop) -> None:
     assert loop.seen == ["gone"]
 
 
-def test_a_client_that_closes_is_gone(loop: Loop) -> None:
+@pytest.mark.parametrize("unread", [b"", b"what the client has not read makes the kernel reset the connection"])
+def test_a_client_that_closes_is_gone(loop: Loop, unread: bytes) -> None:
     """Nothing of it stays."""
+    loop.conn.sock.try_send(unread)
     loop.client.close()
     for key, _ in loop.poller.select(0):
         key.data(key.fileobj)
     assert (loop.seen, len(loop.incoming)) == (["gone"], 0)
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted"),
+    [
+        (1024, 2**20, 8192),
+        (1024, resource.RLIM_INFINITY, 8192),
+        (1024, 4096, 4096),
+        (4096, 4096, None),
+        (2**16, 2**20, None),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, None),
+    ],
+)
+def test_as_many_descriptors_are_taken_as_the_system_allows(
+    soft: int, hard: int, wanted: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four for each connection at most; what is more already is left alone."""
+    taken: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: taken.append(limits))
+    raise_descriptor_limit()
+    assert taken == ([] if wanted is None else [(wanted, hard)])

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from handler.errors import OverloadedError, SlowRequestError
+from handler.errors import InvalidRequestError, OverloadedError, SlowRequestError
 from handler.refusals import Ledger, asked, asks_pharia, refusal, sheddable_path
 
 POST = bytearray(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -49,11 +49,14 @@ def test_a_refusal_is_a_whole_response() -> None:
     head, _, body = refusal(OverloadedError("full"), request_id="mine", close=False).partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     assert lines[0] == "HTTP/1.1 429 Too Many Requests"
-    assert {"Retry-After: 1", "x-request-id: mine", "Connection: keep-alive", f"Content-Length: {len(body)}"} <= {
-        *lines
+    assert {*lines[1:]} == {
+        *("Content-Type: application/json", "X-Content-Type-Options: nosniff", f"Content-Length: {len(body)}"),
+        *("Retry-After: 1", "x-request-id: mine", "Connection: keep-alive"),
     }
     assert json.loads(body)["error"]["code"] == "overloaded"
-    assert b"Connection: close" in refusal(SlowRequestError("late"), request_id="mine")
+    final = refusal(SlowRequestError("late"), request_id="mine")
+    assert b"Connection: close" in final
+    assert b"Retry-After" not in final
 
 
 def test_a_refusal_has_the_form_that_the_paths_clients_read() -> None:
@@ -64,6 +67,7 @@ def test_a_refusal_has_the_form_that_the_paths_clients_read() -> None:
     assert json.loads(body) == {"error": "full", "code": "QUEUE_FULL"}
     assert not asks_pharia(b"POST /v1/embeddings HTTP/1.1\r\n")
     assert not asks_pharia(b"\xff\xfe")
+    assert not asks_pharia(b"POST /\xff HTTP/1.1\r\n")
 
 
 def test_a_flood_is_counted_whole_and_logged_in_part(caplog: pytest.LogCaptureFixture) -> None:
@@ -76,7 +80,9 @@ def test_a_flood_is_counted_whole_and_logged_in_part(caplog: pytest.LogCaptureFi
             ledger.note(error, request_id=str(number), path="/embeddings")
         time.sleep(1.01)
         ledger.note(error, request_id="later", path=None, pharia=True)  # with the status that its client got
-    assert counted == [("/embeddings", 429, "overloaded")] * 500 + [("unknown", 503, "overloaded")]
+        ledger.note(InvalidRequestError("not HTTP"), request_id="later", path=None)
+    beside = [("unknown", 503, "overloaded"), ("unknown", 400, "invalid_request_error")]
+    assert counted == [("/embeddings", 429, "overloaded")] * 500 + beside
     events = [record.message for record in caplog.records]
     told = sum(vars(record)["count"] for record in caplog.records if record.message == "refusals_not_logged")
     assert events.count("request") + told == 500
@@ -84,15 +90,16 @@ def test_a_flood_is_counted_whole_and_logged_in_part(caplog: pytest.LogCaptureFi
     assert events[-1] == "refused"
 
 
-def test_what_a_flood_left_out_is_told_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
-    """Though nothing else is refused."""
+def test_what_a_flood_left_out_is_told_when_it_is_over(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, though nothing else is refused."""
     ledger = Ledger(None)
     with caplog.at_level("INFO"):
-        for number in range(50):
-            ledger.note(OverloadedError("full"), request_id=str(number), path="/embeddings")
-        time.sleep(1.01)
-        ledger.expire()
-        ledger.expire()
-    told = [vars(record)["count"] for record in caplog.records if record.message == "refusals_not_logged"]
-    assert sum(told) + [record.message for record in caplog.records].count("request") == 50
-    assert told
+        for second in (10.0, 10.9, 11.0, 12.0):
+            monkeypatch.setattr("handler.refusals.time.monotonic", lambda second=second: second)
+            for number in range(25 if second < 11 else 0):
+                ledger.note(OverloadedError("full"), request_id=str(number), path="/embeddings")
+            ledger.expire()
+    assert [record.message for record in caplog.records] == ["request"] * 20 + ["refusals_not_logged"]
+    assert vars(caplog.records[-1])["count"] == 30
