@@ -144,7 +144,7 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         self.received = bytearray()
         self.frame = RequestFrame(limit=limit)  # of what is being received
         self.cut_short = False  # the body of the request that is being handled was not received
-        self.embeds = False  # the request that is being handled is one for embeddings
+        self.embeds = False  # the request that a thread handles is one for embeddings
         self.kept = False  # open for another request once the answer is out
         self.data_ready = True  # gunicorn's word for it: a thread never waits
         self._limit = limit

@@ -168,8 +168,7 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
         """Go on with a connection whose request a thread has handled; called in the main loop."""
         self._embedding -= conn.embeds
-        conn.embeds = False
-        self._finish(conn, kept=not fs.cancelled() and fs.exception() is None and bool(fs.result()))
+        self._finish(conn, kept=fs.exception() is None and bool(fs.result()))
 
     def _finish(self, conn: Connection, *, kept: bool) -> None:
         """Write the rest of the answer, then wait for the next request or close."""

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.server import Server, wait_for
-from tests.worker_app import LIMIT_BYTES
+from tests.worker_app import LARGE, LIMIT_BYTES
 from tests.worker_client import answer, connect, head, wait_alive
 
 
@@ -210,6 +210,19 @@ def test_half_a_request_does_not_hold_up_a_drain() -> None:
         assert time.monotonic() - begin < 4  # the drain may take 6
     assert told.startswith(b"HTTP/1.1 503 ")
     assert b'"code": "shutting_down"' in told
+
+
+def test_an_answer_that_breaks_off_ends_its_connection_alone(server: Server) -> None:
+    """What of it has not been sent is dropped."""
+    worker = server.worker()
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", server.port))
+    connection.sendall(b"GET /broken HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert server.status("/health") == 200
+    assert len(answer(connection)) < len(LARGE)
+    assert server.worker() == worker  # gunicorn would start another
+    assert server.status("/health") == 200
 
 
 def test_an_answer_without_a_body(server: Server) -> None:

@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Iterator
 
 from flask import Flask, Response, request
 
@@ -48,6 +49,16 @@ def create_app() -> Flask:
     @app.get("/large")
     def large() -> Response:
         return Response(LARGE)
+
+    @app.get("/broken")
+    def broken() -> Response:
+        """Fail when more has been sent than the kernel takes at once."""
+
+        def slices() -> Iterator[bytes]:
+            yield LARGE
+            raise RuntimeError
+
+        return Response(slices())
 
     @app.get("/nothing")
     def nothing() -> tuple[str, int]:
