@@ -3,14 +3,15 @@ from __future__ import annotations
 import selectors
 import socket
 from collections.abc import Iterator
-from unittest.mock import sentinel
+from unittest.mock import Mock, sentinel
 
 import pytest
 from gunicorn.config import Config
 
 from handler import outgoing
 from handler.connections import ClientSocket, Connection
-from handler.outgoing import Idle, Lingering, Outgoing
+from handler.incoming import Incoming
+from handler.outgoing import Idle, Lingering, Outgoing, Room
 
 ANSWER = b"x" * 4_000_000
 
@@ -136,8 +137,22 @@ def test_a_lingering_client_may_go_on_sending_for_a_while(
     turn(poller)
     lingering.expire()
     assert len(lingering) == 0
-    lingering.add(conn)  # closed already
-    assert len(lingering) == 0
+    monkeypatch.setattr(ClientSocket, "shutdown", Mock(side_effect=OSError))
+    for other, theirs in (pair, connected(poller)):  # one is closed already
+        lingering.add(other)
+        assert (len(lingering), other.sock.fileno()) == (0, -1)
+        theirs.close()
+
+
+def test_a_lingering_client_may_reset_its_connection(poller: selectors.BaseSelector) -> None:
+    """As the kernel does for those that have not read everything."""
+    conn, client = connected(poller)
+    conn.sock.try_send(b"unread")
+    lingering = Lingering(poller)
+    lingering.add(conn)
+    client.close()
+    turn(poller)
+    assert (len(lingering), conn.sock.fileno()) == (0, -1)
 
 
 def test_lingering_clients_have_a_limit(poller: selectors.BaseSelector, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +164,35 @@ def test_lingering_clients_have_a_limit(poller: selectors.BaseSelector, monkeypa
         lingering.add(conn)
     assert len(lingering) == 2
     assert [conn.sock.fileno() < 0 for conn, _ in pairs] == [True, False, False]
+    for conn, client in pairs:
+        conn.close()
+        client.close()
+
+
+def test_room_is_made_by_those_that_no_request_is_worked_on_for(
+    pair: tuple[Connection, socket.socket], poller: selectors.BaseSelector
+) -> None:
+    """Lingering ones if they help, then idle ones, and only then who has just connected or reads an answer."""
+    gone: list[Connection] = []
+    room = Room(
+        incoming=Incoming(poller, whole=gone.append, refuse=lambda *_: None, gone=gone.append),
+        idle=Idle(poller, readable=gone.append, gone=gone.append),
+        outgoing=Outgoing(poller, lambda conn, _: gone.append(conn)),
+        lingering=Lingering(poller),
+    )
+    pairs = [connected(poller) for _ in range(3)]
+    left, quiet, young = (conn for conn, _ in pairs)
+    room.lingering.add(left)
+    assert not room.make(of_descriptors=False)
+    assert room.make(of_descriptors=True)
+    assert left.sock.fileno() < 0
+    room.outgoing.add(pair[0])
+    room.incoming.add(young)
+    room.idle.add(quiet, 60)
+    for others in ([quiet], [quiet, young], [quiet, young, pair[0]]):
+        assert room.make(of_descriptors=True)
+        assert gone == others
+    assert not room.make(of_descriptors=True)
     for conn, client in pairs:
         conn.close()
         client.close()
