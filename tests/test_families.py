@@ -24,11 +24,16 @@ from handler.families import check_family
         ),
         ({"model_type": "bert", "is_decoder": True}, r"config\.json: is_decoder, but vLLM's bert looks to both sides"),
         ({"model_type": "roberta", "pad_token_id": 0, "bos_token_id": 0}, "pad_token_id is also the beginning's"),
+        ({"model_type": "camembert", "pad_token_id": 2, "eos_token_id": 2}, "pad_token_id is also the beginning's"),
+        ({"model_type": "xmod"}, "positions of xmod models from 0"),
         (
             {"model_type": "nomic_bert", "rotary_scaling_factor": 2.0},
             r"rotary_scaling_factor=2\.0, which vLLM does not",
         ),
-        ({"model_type": "nomic_bert", "prenorm": True}, "prenorm=True, which vLLM does not compute; not served"),
+        *(
+            ({"model_type": "nomic_bert", choice: True}, f"{choice}=True, which vLLM does not compute; not served")
+            for choice in ("prenorm", "parallel_block", "use_rms_norm", "causal")
+        ),
     ],
 )
 def test_what_vllm_does_not_compute_is_refused_by_name(config: dict[str, Any], said: str) -> None:
@@ -47,7 +52,7 @@ def test_what_vllm_does_not_compute_is_refused_by_name(config: dict[str, Any], s
         {"model_type": "xlm-roberta"},
         {"model_type": "nomic_bert", "rotary_scaling_factor": None, "prenorm": False, "causal": False},
         {"model_type": "gte", "position_embedding_type": "rope"},
-        {"model_type": "qwen2", "pad_token_id": 0, "bos_token_id": 0, "is_decoder": True},
+        {"model_type": "qwen2", "pad_token_id": 0, "bos_token_id": 0, "is_decoder": True, "causal": True},
     ],
 )
 def test_what_vllm_computes_passes(config: dict[str, Any]) -> None:

@@ -41,6 +41,7 @@ def names(objects: list[S3Object]) -> list[str]:
             "arn:aws:s3:eu-central-1:123456789012:accesspoint/models",
             "org/model/",
         ),
+        ("s3://arn:aws:s3:r:1:accesspoint/models", "arn:aws:s3:r:1:accesspoint/models", ""),
         (
             "s3://arn:aws:s3-outposts:eu-central-1:123456789012:outpost/op-1/accesspoint/models/org/model",
             "arn:aws:s3-outposts:eu-central-1:123456789012:outpost/op-1/accesspoint/models",
@@ -135,7 +136,7 @@ def test_an_index_names_the_shards(tmp_path: Path) -> None:
         s3.choose_weights(found[:2], tmp_path, LOCATION)
     single = [*found, *listing("model.safetensors")]  # which Transformers takes first, and so a mounted folder's reader
     assert names(s3.choose_weights(single, tmp_path, LOCATION)) == ["model.safetensors"]
-    for content in ("[]", "[" * 100_000):
+    for content in ("", "{}", "[]", '{"weight_map": []}', "[" * 100_000):
         (tmp_path / "model.safetensors.index.json").write_text(content)
         with pytest.raises(StartError, match=r"index\.json is broken"):
             s3.choose_weights(found, tmp_path, LOCATION)

@@ -54,6 +54,7 @@ def test_whole_files_pass(tmp_path: Path) -> None:
     assert hidden == {"b.safetensors", "c.safetensors", "model.safetensors.index.json"}
     view = weights.overlay(tmp_path, {}, hidden)
     assert [file.name for file in view.iterdir()] == ["model.safetensors"]
+    assert not weights.beside_weights(view, "auto")
 
 
 def test_a_corrected_copy_is_the_same_folder_at_every_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
