@@ -17,6 +17,12 @@ LIMIT_BYTES = 1 << 20
 LARGE = bytes(range(256)) * 12_000  # 3 MB
 
 
+def broken_off() -> Iterator[bytes]:
+    """Fail when more has been sent than the kernel takes at once."""
+    yield LARGE
+    raise RuntimeError
+
+
 def create_app() -> Flask:
     """Answer with the number of bytes received, after as many seconds as the query says."""
     app = Flask("worker_app")
@@ -50,19 +56,11 @@ def create_app() -> Flask:
     def large() -> Response:
         return Response(LARGE)
 
-    @app.get("/broken")
-    def broken() -> Response:
-        """Fail when more has been sent than the kernel takes at once."""
-
-        def slices() -> Iterator[bytes]:
-            yield LARGE
-            raise RuntimeError
-
-        return Response(slices())
-
     @app.get("/nothing")
     def nothing() -> tuple[str, int]:
         return "", 204
+
+    app.add_url_rule("/broken", "broken", lambda: Response(broken_off()))
 
     @app.errorhandler(Exception)
     def error(problem: Exception) -> tuple[str, int]:
