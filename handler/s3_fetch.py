@@ -145,8 +145,6 @@ class _Transfer:
         """Ask what S3 knows of an object's content."""
         head = self._head(entry)
         self._same(entry, head)
-        if head["ContentLength"] != entry.size:
-            raise _changed(self._source, entry)
         return promised(head, first_part_bytes=lambda: int(self._head(entry, PartNumber=1)["ContentLength"]))
 
     def begin(self, entry: S3Object, check: Check) -> _File:
@@ -241,16 +239,13 @@ class _Transfer:
 
     def _same(self, entry: S3Object, answer: Mapping[str, Any]) -> None:
         """Refuse an answer that is not of the object that was listed."""
-        if etag_of(answer, self._source.location.object_url(entry.key)) != entry.etag:
-            raise _changed(self._source, entry)
+        what = self._source.location.object_url(entry.key)
+        if etag_of(answer, what) != entry.etag:
+            message = f"{what} cannot be read: it changed while it was read; start again when its upload has finished"
+            raise StartError(message)
 
     def _attempt(self, entry: S3Object, call: Callable[[], Any]) -> Any:
         return attempted(self._source, entry.key, call, stopped=self._tally.stopped)
-
-
-def _changed(source: Source, entry: S3Object) -> StartError:
-    what = source.location.object_url(entry.key)
-    return StartError(f"{what} cannot be read: it changed while it was read; start again when its upload has finished")
 
 
 def attempted(source: Source, key: str | None, call: Callable[[], Any], *, stopped: threading.Event) -> Any:

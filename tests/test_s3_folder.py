@@ -14,7 +14,7 @@ import pytest
 
 from handler.errors import StartError
 from handler.s3 import S3Object
-from handler.s3_folder import Turn, check_space, clear, read_record, write_record
+from handler.s3_folder import Turn, check_space, clear, is_finished, read_record, write_record
 
 
 def test_more_than_the_disk_has_is_refused(tmp_path: Path) -> None:
@@ -36,6 +36,20 @@ def test_a_record_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     for content in ("", "[]", "[" * 100_000):
         record.write_text(content)
         assert read_record(tmp_path) == {}
+
+
+def test_what_is_finished_has_the_etag_and_the_size_that_are_listed(tmp_path: Path) -> None:
+    """A file that somebody has cut off or removed is fetched again."""
+    (tmp_path / "config.json").write_text("{}")
+    record = {"config.json": "etag", "vocab.txt": "etag"}
+
+    def finished(name: str, size: int, etag: str) -> bool:
+        return is_finished(S3Object(f"x/{name}", name, size, etag), tmp_path, record)
+
+    assert finished("config.json", 2, "etag")
+    assert not finished("config.json", 3, "etag")
+    assert not finished("config.json", 2, "other")
+    assert not finished("vocab.txt", 2, "etag")
 
 
 def waiting(action: Callable[[], object]) -> threading.Thread:

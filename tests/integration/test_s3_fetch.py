@@ -206,6 +206,13 @@ def test_an_object_that_changes_during_the_read_is_refused(
     assert (fetch(tmp_path) / "model.safetensors").read_bytes() == changed
 
 
+def test_a_store_that_knows_no_ranges_is_refused(proxy: Proxy, tmp_path: Path) -> None:
+    """Each would begin with the object's first byte, and not every object has a checksum."""
+    proxy.fault = on_weights(Fault(ignored=("range",)))
+    with pytest.raises(StartError, match="another range came than was asked for; check AWS_ENDPOINT_URL"):
+        fetch(tmp_path)
+
+
 @pytest.mark.usefixtures("proxy")
 def test_a_changed_object_is_read_anew_at_the_next_start(s3: Any, tmp_path: Path) -> None:
     """And what the model no longer has is removed."""
