@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 import httpx
+import psutil
 import pytest
 
 from tests.server import Server, wait_for
@@ -195,6 +196,18 @@ def test_an_idle_server_stops_at_once() -> None:
         assert time.monotonic() - begin < 2
         for connection in ahead:
             connection.close()
+
+
+def test_a_worker_ends_with_its_master() -> None:
+    """Nobody else would tell it to stop, and it holds the port and the engine's memory."""
+    with Server(module="tests.worker_app") as server:
+        wait_alive(server)
+        worker = server.worker()
+        server.process.kill()
+        _, left = psutil.wait_procs([worker], timeout=10)
+        for process in left:
+            process.kill()
+        assert not left
 
 
 def test_half_a_request_does_not_hold_up_a_drain() -> None:
