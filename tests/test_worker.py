@@ -238,6 +238,14 @@ def test_an_answer_that_breaks_off_ends_its_connection_alone(server: Server) -> 
     assert server.status("/health") == 200
 
 
+def test_an_answer_that_cannot_be_written_is_the_servers_mistake(server: Server) -> None:
+    """500 in the envelope, and a line in the log, though gunicorn says it as if the request were malformed."""
+    told = answer(connect(server, b"GET /wrong HTTP/1.1\r\nHost: x\r\n\r\n"))
+    assert told.startswith(b"HTTP/1.1 500 ")
+    assert b'"type": "server_error"' in told
+    assert "connection_failed" in server.log()
+
+
 def test_an_answer_without_a_body(server: Server) -> None:
     """A head that nothing follows is sent all the same, and the connection goes on."""
     request = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"

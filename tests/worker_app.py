@@ -61,6 +61,7 @@ def create_app() -> Flask:
         return "", 204
 
     app.add_url_rule("/broken", "broken", lambda: Response(broken_off()))
+    app.add_url_rule("/wrong", "wrong", lambda: Response(headers={"no name": "x"}))
 
     @app.errorhandler(Exception)
     def error(problem: Exception) -> tuple[str, int]:
