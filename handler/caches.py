@@ -24,7 +24,6 @@ def write_problem(folder: Path) -> str | None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(4096))
-            probe.flush()
     except OSError as exc:
         return exc.strerror or type(exc).__name__
     return None

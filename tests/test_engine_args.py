@@ -34,12 +34,13 @@ def test_known_arguments_pass() -> None:
 def test_unknown_and_mistyped_arguments_are_named() -> None:
     """One line each; a typo gets the nearest real name."""
     with pytest.raises(StartError) as caught:
-        check_engine_args(Arguments, {"max_num_seq": 8, "block_size": "x", "dtype": "int8"})
+        check_engine_args(Arguments, {"max_num_seq": 8, "block_size": "x", "dtype": "int8", "%": 1})
     lines = str(caught.value).splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert "no engine argument 'max_num_seq'; the nearest is 'max_num_seqs'" in lines[0]
     assert "block_size: Input should be a valid integer" in lines[1]
     assert "dtype: Input should be 'auto' or 'float32'" in lines[2]
+    assert "no engine argument '%'" in lines[3]
 
 
 @pytest.mark.parametrize(
