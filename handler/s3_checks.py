@@ -114,7 +114,7 @@ def _digest(algorithm: str, stream: Any, length: int) -> bytes:
     """Digest the next *length* bytes of *stream*, or as many as there are."""
     value = 0
     hashed = None if algorithm in _CRC_BYTES else hashlib.new(algorithm.lower(), usedforsecurity=False)
-    while length > 0 and (data := stream.read(min(_CHUNK_BYTES, length))):
+    while data := stream.read(min(_CHUNK_BYTES, length)):
         length -= len(data)
         if hashed is None:
             value = crc(algorithm, data, value)
