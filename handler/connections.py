@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import selectors
 import socket
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from email.utils import formatdate
-from functools import lru_cache, partial
 from typing import Any
 
 from gunicorn import SERVER
@@ -30,12 +27,6 @@ _MOST_PARTS = 64  # of an answer, in one system call
 _STATUS_LINE = b"HTTP/1."
 _BANNER = b"Server: %b\r\n" % SERVER.encode()  # gunicorn has no setting for it
 _NO_SNIFFING = b"X-Content-Type-Options: nosniff\r\n"  # of every answer
-_imf_fixdate = lru_cache(maxsize=1)(partial(formatdate, usegmt=True))  # by the second, the unit of RFC 9110's dates
-
-
-def http_date() -> str:
-    """Write the present second for an answer's Date; gunicorn's own writes it anew for each answer."""
-    return _imf_fixdate(int(time.time()))
 
 
 class TornRequestError(ParseException):  # type: ignore[misc]  # gunicorn has no types

@@ -11,7 +11,8 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from email.utils import formatdate
+from functools import lru_cache, partial
 from http.client import responses
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ _REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([\x20-\x7e]{1,128}?)[ \t]*\r
 _PATH = re.compile(rb"[A-Z]+ ([^ ?\r\n]+)")
 _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n")
 _LINES_PER_S = 20
+_imf_fixdate = lru_cache(maxsize=1)(partial(formatdate, usegmt=True))  # by the second, the unit of RFC 9110's dates
 _HEAD_BYTES = 4096  # of a request's beginning that are looked at
 
 
@@ -97,10 +99,15 @@ class Ledger:
             self._left_out = 0
 
 
+def http_date() -> str:
+    """Write the present second for an answer's Date; gunicorn's own writes it anew for each answer."""
+    return _imf_fixdate(int(time.time()))
+
+
 def refusal(error: ServiceError, *, request_id: str, close: bool = True, pharia: bool = False) -> bytes:
     """Write *error* as a whole response."""
     before, after = _around_id(type(error), error.message, pharia, close)  # type: ignore[arg-type]  # mypy looks at __hash__ of the instance
-    return before + request_id.encode() + after
+    return before + f"{request_id}\r\nDate: {http_date()}".encode() + after
 
 
 @lru_cache(maxsize=64)

@@ -24,13 +24,13 @@ from gunicorn import util
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
-from handler.connections import ClientSocket, Connection, http_date, unreadable
+from handler.connections import ClientSocket, Connection, unreadable
 from handler.errors import InternalError, OverloadedError, ServiceError, ShuttingDownError
 from handler.incoming import Incoming, raise_descriptor_limit
 from handler.lifecycle import Lifecycle
 from handler.logs import current_request, where
 from handler.outgoing import Idle, Lingering, Outgoing, Room
-from handler.refusals import Ledger, asked, asks_pharia, refusal, sheddable_path
+from handler.refusals import Ledger, asked, asks_pharia, http_date, refusal, sheddable_path
 from handler.strands import Hub, Lull, Poller
 
 SPARE_THREADS = 16  # beyond the slots: health, models, and errors while every slot is taken

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from email.utils import parsedate_to_datetime
 
 import pytest
 
@@ -48,10 +49,12 @@ def test_a_refusal_is_a_whole_response() -> None:
     """With what a client needs to try again."""
     head, _, body = refusal(OverloadedError("full"), request_id="mine", close=False).partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
+    date = next(line for line in lines if line.startswith("Date: ")).removeprefix("Date: ")
+    assert abs(parsedate_to_datetime(date).timestamp() - time.time()) < 2
     assert lines[0] == "HTTP/1.1 429 Too Many Requests"
     assert {*lines[1:]} == {
         *("Content-Type: application/json", "X-Content-Type-Options: nosniff", f"Content-Length: {len(body)}"),
-        *("Retry-After: 1", "x-request-id: mine", "Connection: keep-alive"),
+        *("Retry-After: 1", "x-request-id: mine", "Connection: keep-alive", f"Date: {date}"),
     }
     assert json.loads(body)["error"]["code"] == "overloaded"
     final = refusal(SlowRequestError("late"), request_id="mine")
