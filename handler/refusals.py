@@ -28,8 +28,8 @@ _REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([\x20-\x7e]{1,128}?)[ \t]*\r
 _PATH = re.compile(rb"[A-Z]+ ([^ ?\r\n]+)")
 _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n")
 _LINES_PER_S = 20
-_imf_fixdate = lru_cache(maxsize=1)(partial(formatdate, usegmt=True))  # by the second, the unit of RFC 9110's dates
 _HEAD_BYTES = 4096  # of a request's beginning that are looked at
+_imf_fixdate = lru_cache(maxsize=1)(partial(formatdate, usegmt=True))  # by the second, the unit of RFC 9110's dates
 
 
 def sheddable_path(received: bytearray) -> str | None:
