@@ -75,7 +75,7 @@ def _shown(name: str, value: Any) -> str:
 
 # What vLLM, torch and safetensors say -> what to do about it; the first match counts.
 _REMEDIES = {
-    ("no space left", "no usable temporary directory", "failed to be inspected"): (
+    ("no space left", "no usable temporary directory"): (
         "vLLM needs a few small files to start: make room in the folder for temporary files, or set TMPDIR and "
         "EMBED_CACHE_DIR to folders that can be written"
     ),

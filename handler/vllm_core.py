@@ -40,6 +40,7 @@ def import_vllm() -> None:
         importlib.import_module(module)
         drop_own_handlers("torch")
     base_loader = importlib.import_module("vllm.model_executor.model_loader.base_loader")
+    vllm_mends.inspect_models_here(importlib.import_module("vllm.model_executor.models.registry"))
     rename_weights(base_loader)
     vllm_mends.refuse_missing_weights(base_loader)
 
@@ -270,9 +271,7 @@ def _engine_args(options: EngineOptions) -> Any:
     }
     if current_platform.is_cpu():
         if options.pipeline_parallel_size > 1:
-            message = (
-                "EMBED_PIPELINE_PARALLEL_SIZE: vLLM's CPU backend cannot do it in eager mode; leave it at 1 on CPUs"
-            )
+            message = "EMBED_PIPELINE_PARALLEL_SIZE: vLLM's CPU backend cannot do it eagerly; leave it at 1 on CPUs"
             raise StartError(message)
         chosen |= {"kv_cache_memory_bytes": _CPU_KV_CACHE_BYTES, "block_size": _CPU_KV_BLOCK_TOKENS}
         chosen["enforce_eager"] = options.enforce_eager is not False

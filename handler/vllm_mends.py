@@ -33,6 +33,17 @@ def skip_needless_warm_ups() -> None:
         sys.modules[stand_in.__name__] = stand_in
 
 
+def inspect_models_here(registry: Any) -> None:
+    """Have vLLM's module *registry* look at a model's class in this process.
+
+    Where its cache does not know the class, it asks a second Python, which imports all of vLLM again: as long as the
+    rest of the start. It does so lest CUDA be in use before vLLM has chosen how to start workers; here it is in use
+    right afterwards, and where there are workers, vLLM spawns them then.
+    Source: vllm/model_executor/models/registry.py, `_LazyRegisteredModel.inspect_model_cls`.
+    """
+    registry._run_in_subprocess = lambda function: function()  # noqa: SLF001 - see above
+
+
 def let_compiled_models_load() -> None:
     """Have compiled models load again from the cache of an earlier start.
 

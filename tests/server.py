@@ -62,13 +62,15 @@ class Server:
         self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - closed by `stop`
         self.process = self._start({**({"PORT": str(self.port)} if port is None else {}), **settings})
 
-    def _start(self, variables: dict[str, str]) -> subprocess.Popen[str]:
+    def _environment(self, variables: dict[str, str]) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("EMBED_")}
-        environment = {**inherited, "PYTHONWARNINGS": "ignore", **variables}
+        return {**inherited, "PYTHONWARNINGS": "ignore", **variables}
+
+    def _start(self, variables: dict[str, str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self._command,
             cwd=ROOT,
-            env=environment,
+            env=self._environment(variables),
             stdout=self._log,
             stderr=self._log,
             text=True,

@@ -1,10 +1,17 @@
+import os
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from handler.vllm_mends import MissingWeightsError, attends_causally, differs, refuse_missing_weights
+from handler.vllm_mends import (
+    MissingWeightsError,
+    attends_causally,
+    differs,
+    inspect_models_here,
+    refuse_missing_weights,
+)
 
 
 class UnquantizedLinearMethod:
@@ -29,6 +36,13 @@ def load(model: torch.nn.Module, name: str, rows: slice = slice(None)) -> None:
     """Fill rows of a layer, as a loader of weights does."""
     for parameter in model.get_submodule(name).parameters():
         parameter.data[rows] = 1
+
+
+def test_a_class_is_looked_at_in_this_process() -> None:
+    """What vLLM would have done by another Python is done here."""
+    registry = SimpleNamespace(_run_in_subprocess=lambda _: -1)
+    inspect_models_here(registry)
+    assert registry._run_in_subprocess(os.getpid) == os.getpid()  # noqa: SLF001 - vLLM's own function
 
 
 def test_what_is_loaded_whole_is_processed() -> None:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import models
+from tests.forked import ForkedServer
 from tests.integration.test_families import COSINE, cosines, texts_up_to, vectors
 from tests.references import reference
 from tests.s3_server import BUCKET, CREDENTIALS, moto_server, upload
@@ -78,14 +79,14 @@ def assert_same(server: Server, model: Path) -> None:
 )
 def test_a_checkpoint_of_the_language_model(model: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Its names begin with the model's, and its head is not for embedding."""
-    with Server(EMBED_MODEL_PATH=str(changed(model, change))) as server:
+    with ForkedServer(EMBED_MODEL_PATH=str(changed(model, change))) as server:
         assert_same(server, model)
 
 
 @pytest.mark.parametrize("model", ["mpnet-mean"], indirect=True)
 def test_a_checkpoint_that_lacks_the_bias(model: Path) -> None:
     """It is refused: without it the vectors would be others."""
-    with Server(EMBED_MODEL_PATH=str(changed(model, without_the_bias))) as server:
+    with ForkedServer(EMBED_MODEL_PATH=str(changed(model, without_the_bias))) as server:
         assert server.wait_exit(180) == 3, server.log()
         (event,) = server.events("start_failed")
     assert "relative_attention_bias.weight" in event["reason"]
@@ -96,7 +97,8 @@ def test_a_checkpoint_that_lacks_the_bias(model: Path) -> None:
 def test_a_checkpoint_that_lacks_a_matrix(model: Path, workers: str) -> None:
     """It is refused, though vLLM would serve what the memory held; in worker processes too, which are spawned here."""
     settings = {"EMBED_TENSOR_PARALLEL_SIZE": workers, "VLLM_CPU_OMP_THREADS_BIND": "0|1" if workers == "2" else "auto"}
-    with Server(EMBED_MODEL_PATH=str(changed(model, without_a_matrix)), **settings) as server:
+    kind = ForkedServer if workers == "1" else Server
+    with kind(EMBED_MODEL_PATH=str(changed(model, without_a_matrix)), **settings) as server:
         assert server.wait_exit(180) == 3, server.log()
         (event,) = server.events("start_failed")
         said = event["reason"] if workers == "1" else server.log()  # of a worker vLLM only says that it failed
@@ -119,5 +121,5 @@ def test_weights_are_streamed(model: Path, tmp_path: Path) -> None:
             "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
             **CREDENTIALS,
         }
-        with Server(**settings) as server:
+        with ForkedServer(**settings) as server:
             assert_same(server, model)

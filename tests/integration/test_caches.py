@@ -8,12 +8,15 @@ import os
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from tests.server import Server
+from tests.forked import ForkedServer
+from tests.server import Server, wait_for
 
 # Root may write everywhere; these two powers are what lets it.
 POWERLESS = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-all")
@@ -59,12 +62,26 @@ class SmallTmp(WrappedServer):
 
 
 @pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder that a first start has made, out of nothing."""
+def first_start(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
+    """A cache folder that a first start has made, out of nothing, and the commands of the processes it took."""
     folder = tmp_path_factory.mktemp("caches") / "not" / "there" / "yet"
-    with Server(EMBED_CACHE_DIR=str(folder)) as server:
+    commands: set[str] = set()
+    with ForkedServer(EMBED_CACHE_DIR=str(folder)) as server:
+        wait_for(lambda: server.events("loading"))
+        worker = server.worker()
+        while server.status("/ready") != 200 and server.process.poll() is None:
+            for process in worker.children():
+                with suppress(psutil.Error):  # it has ended meanwhile
+                    commands.add(" ".join(process.cmdline()))
         assert_serves(server)
         assert told(server) == []
+    return folder, commands
+
+
+@pytest.fixture(scope="module")
+def warm(first_start: tuple[Path, set[str]]) -> Path:
+    """What it left for others."""
+    folder, _ = first_start
     assert list((folder / "vllm" / "modelinfos").glob("*.json"))
     return folder
 
@@ -94,6 +111,13 @@ def told(server: Server) -> list[dict[str, Any]]:
         if "cache" in line["event"] or line["level"] not in ("INFO", "DEBUG")
         if line["event"] != "open"
     ]
+
+
+def test_a_first_start_imports_vllm_once(first_start: tuple[Path, set[str]]) -> None:
+    """Where nothing is known of the model's class, vLLM would ask a second Python, and that import vLLM again."""
+    _, commands = first_start
+    print(commands)
+    assert [command for command in commands if "registry" in command] == []
 
 
 def test_two_containers_start_on_one_folder(tmp_path: Path) -> None:
@@ -148,7 +172,7 @@ def test_a_broken_cache(warm: Path, tmp_path: Path) -> None:
     file = next((cache / "vllm" / "modelinfos").glob("*.json"))
     whole = file.read_bytes()
     file.write_bytes(whole[:40])
-    with Server(EMBED_CACHE_DIR=str(cache)) as server:
+    with ForkedServer(EMBED_CACHE_DIR=str(cache)) as server:
         assert_serves(server)
         assert [(line["event"], line["removed"]) for line in told(server)] == [("cache_mended", 1)]
     assert file.read_bytes() == whole
@@ -162,7 +186,7 @@ def test_a_cache_of_another_vllm(warm: Path, tmp_path: Path) -> None:
     file = next((cache / "vllm" / "modelinfos").glob("*.json"))
     whole = file.read_bytes()
     file.write_text(json.dumps({"hash": "of other code", "modelinfo": {"nothing": "vLLM knows"}}))
-    with Server(EMBED_CACHE_DIR=str(cache)) as server:
+    with ForkedServer(EMBED_CACHE_DIR=str(cache)) as server:
         assert_serves(server)
         lines = told(server)
     assert [(line["event"], line["was"]) for line in lines] == [("cache_of_another_version", "0.31.0")]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests import models
+from tests.forked import ForkedServer
 from tests.integration.test_families import COSINE, cosines, texts_up_to, vectors
 from tests.references import reference
-from tests.server import Server
 
 TEXTS = texts_up_to(200)
 _LOADED = "Directly load AOT compilation"  # vLLM's line
@@ -25,7 +25,7 @@ def test_a_compiled_model_is_loaded_by_the_next_start(folders: Path, tmp_path: P
     settings |= {"EMBED_ENFORCE_EAGER": "false", "LOG_LEVEL": "DEBUG"}
     loaded = []
     for _ in range(2):
-        with Server(**settings) as server:
+        with ForkedServer(**settings) as server:
             server.wait_ready()
             for some in (slice(1), slice(1, 2), slice(None)):
                 assert cosines(vectors(server, TEXTS[some]), expected[some]).min() >= COSINE

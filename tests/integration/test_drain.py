@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from tests.forked import ForkedServer
 from tests.server import Server, wait_for
 
 
@@ -53,7 +54,7 @@ def test_sigterm_under_load_loses_nothing() -> None:
             except httpx.TransportError as problem:
                 outcomes.append(type(problem).__name__)
 
-    with Server() as server, ThreadPoolExecutor(16) as clients:
+    with ForkedServer() as server, ThreadPoolExecutor(16) as clients:
         server.wait_ready()
         for _ in range(16):
             clients.submit(ask, server)
@@ -74,7 +75,7 @@ def test_sigterm_under_load_loses_nothing() -> None:
 
 def test_the_drain_has_an_end() -> None:
     """What does not finish in the drain time is cut off; the exit code is still 0."""
-    with Server(EMBED_DRAIN_TIMEOUT_S="1", EMBED_MAX_INPUTS="4096") as server, ThreadPoolExecutor(1) as clients:
+    with ForkedServer(EMBED_DRAIN_TIMEOUT_S="1", EMBED_MAX_INPUTS="4096") as server, ThreadPoolExecutor(1) as clients:
         server.wait_ready()
         future = clients.submit(server.embed, input=["word " * 250] * 2000)
         wait_for(lambda: httpx.get(f"{server.url}/health").json()["in_flight"] == 1)

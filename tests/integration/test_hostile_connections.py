@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.bench import one_layer
+from tests.forked import ForkedServer
 from tests.integration.raw import head, raw, read_answers, request
 from tests.server import Server
 
@@ -21,7 +22,7 @@ SLOW_SENDERS = 500
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A tiny model: nearly all of the time is the server's own."""
-    with Server(EMBED_MODEL_PATH=str(one_layer.build(tmp_path_factory.mktemp("model")))) as server:
+    with ForkedServer(EMBED_MODEL_PATH=str(one_layer.build(tmp_path_factory.mktemp("model")))) as server:
         yield server.wait_ready()
 
 

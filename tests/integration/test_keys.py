@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from handler.settings import Settings
+from tests.forked import ForkedServer
 from tests.s3_server import CREDENTIALS, moto_server
 from tests.server import Server, wait_for
 
@@ -25,7 +26,7 @@ def test_a_key_is_rotated_without_a_restart() -> None:
     with moto_server() as url:
         client = session.client("secretsmanager", endpoint_url=url)
         client.create_secret(Name="keys", SecretString=json.dumps([OLD]))
-        server = Server(
+        server = ForkedServer(
             EMBED_API_KEYS_SECRET_ID="keys",  # noqa: S106 - the name of a secret
             EMBED_API_KEYS=FIXED,
             EMBED_API_KEYS_REFRESH_S="0.5",

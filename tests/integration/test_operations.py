@@ -11,6 +11,7 @@ import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
+from tests.forked import ForkedServer
 from tests.server import Server, accepts, free_port, wait_for
 
 AWS = {"AWS_DEFAULT_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
@@ -33,7 +34,7 @@ def test_keys_come_from_secrets_manager(secrets_manager: str) -> None:
     client = boto3.client("secretsmanager", endpoint_url=secrets_manager)
     client.create_secret(Name="embed-keys", SecretString='["first", "second"]')
     settings = {"EMBED_API_KEYS_SECRET_ID": "embed-keys", "AWS_ENDPOINT_URL": secrets_manager, **AWS}
-    with Server(**settings) as server:
+    with ForkedServer(**settings) as server:
         server.wait_ready()
         assert [server.embed(key=key, input="a").status_code for key in ("first", "second", "third")] == [200, 200, 401]
         assert "first" not in server.log()
@@ -51,7 +52,7 @@ def test_metrics_and_tcp_probes_have_their_ports() -> None:
     """Metrics are there from the first second, probes accept only while the model is ready."""
     metrics, first, second = free_port(), free_port(), free_port()
     named = {"EMBED_TAGS": '["blue"]', "EMBED_SERVICE_NAME": "search", "EMBED_SERVICE_ROLE": "indexer"}
-    with Server(EMBED_METRICS_PORT=str(metrics), EMBED_TCP_PROBES=f"{first},{second}", **named) as server:
+    with ForkedServer(EMBED_METRICS_PORT=str(metrics), EMBED_TCP_PROBES=f"{first},{second}", **named) as server:
         wait_for(lambda: server.status("/health") == 200)
         wait_for(lambda: accepts(metrics))
         assert not accepts(first)

