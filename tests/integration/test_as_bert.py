@@ -97,8 +97,7 @@ def test_a_checkpoint_that_lacks_the_bias(model: Path) -> None:
 def test_a_checkpoint_that_lacks_a_matrix(model: Path, workers: str) -> None:
     """It is refused, though vLLM would serve what the memory held; in worker processes too, which are spawned here."""
     settings = {"EMBED_TENSOR_PARALLEL_SIZE": workers, "VLLM_CPU_OMP_THREADS_BIND": "0|1" if workers == "2" else "auto"}
-    kind = ForkedServer if workers == "1" else Server
-    with kind(EMBED_MODEL_PATH=str(changed(model, without_a_matrix)), **settings) as server:
+    with ForkedServer(EMBED_MODEL_PATH=str(changed(model, without_a_matrix)), **settings) as server:
         assert server.wait_exit(180) == 3, server.log()
         (event,) = server.events("start_failed")
         said = event["reason"] if workers == "1" else server.log()  # of a worker vLLM only says that it failed

@@ -223,7 +223,7 @@ def test_two_workers_share_a_model(name: str, folders: Path) -> None:
     texts = texts_up_to(60)
     two = {"EMBED_TENSOR_PARALLEL_SIZE": "2", "VLLM_CPU_OMP_THREADS_BIND": "0|1"}
     two["EMBED_ENGINE_ARGS"] = '{"kv_cache_memory_bytes": 67108864}'  # of 4 GiB each worker fills every page, in 10 s
-    with Server(EMBED_MODEL_PATH=str(folder), EMBED_DTYPE="float32", **two) as server:
+    with ForkedServer(EMBED_MODEL_PATH=str(folder), EMBED_DTYPE="float32", **two) as server:
         server.wait_ready()
         assert len(server.worker().children()) >= 2
         assert (cosines(vectors(server, texts), reference(folder, texts)) >= COSINE).all()
