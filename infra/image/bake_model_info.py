@@ -1,7 +1,8 @@
-"""Write what vLLM would else find out in a subprocess at the first start: `bake_model_info.py CACHE_ROOT`.
+"""Write what vLLM would else find out at the first start: `bake_model_info.py CACHE_ROOT`.
 
-vLLM inspects a model's class in a second Python, which imports vLLM again, and keeps its answer in its cache folder.
-A fresh container has an empty one. Source: vllm/model_executor/models/registry.py of vLLM 0.32, `_LazyRegisteredModel`.
+vLLM inspects a model's class and keeps its answer in its cache folder, which a fresh container has empty. A build that
+lacks what a common class imports fails here. Source: vllm/model_executor/models/registry.py of vLLM 0.32,
+`_LazyRegisteredModel`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def bake(cache_root: str) -> tuple[list[str], dict[str, str]]:
 
 
 def _inspect(registry: Any, model: Any) -> None:
-    """Keep what vLLM finds out about *model*, without its second Python."""
+    """Keep what vLLM finds out about *model*, without the second Python that vLLM would start for it."""
     from importlib.util import find_spec  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
