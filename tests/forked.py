@@ -1,7 +1,7 @@
 """The real server, forked off a process that has imported vLLM once for all of them: most of a start is these imports.
 
 Python's own fork server does it. What differs from `python -m handler` is when vLLM is imported, so tests of the start
-itself, of its imports and of vLLM's own processes take `tests.server.Server`.
+itself and of what goes on meanwhile take `tests.server.Server`, and so does everything that is timed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 
 from tests.server import Server
 
@@ -24,9 +25,7 @@ class ForkedServer(Server):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.forked_imports"])
         module = self._command[-1]
-        process = context.Process(
-            target=_run, args=(module, self._environment(variables), self._log.name), daemon=False
-        )
+        process = context.Process(target=_run, args=(module, self._environment(variables), self._log.name))
         process.start()
         return _Forked(process)
 
@@ -60,7 +59,7 @@ def _run(module: str, environment: dict[str, str], log: str) -> None:
     """Become `python -m MODULE` with this environment and its output in the file *log*."""
     os.environ.clear()
     os.environ.update(environment)
-    with open(log, "a") as output:  # noqa: PTH123 - its descriptor is all that is needed
+    with Path(log).open("a") as output:
         for standard in (sys.stdout, sys.stderr):
             os.dup2(output.fileno(), standard.fileno())
     sys.argv = [module]
