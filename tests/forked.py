@@ -1,7 +1,7 @@
 """The real server, forked off a process that has imported vLLM once for all of them: most of a start is these imports.
 
 Python's own fork server does it. What differs from `python -m handler` is when vLLM is imported, so tests of the start
-itself and of what goes on meanwhile take `tests.server.Server`, and so does everything that is timed.
+itself and of what goes on meanwhile take `tests.server.Server`.
 """
 
 from __future__ import annotations
