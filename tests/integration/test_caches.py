@@ -216,7 +216,7 @@ def test_a_full_tmp_beside_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("baked", ["", "/mnt/vllm"])
 def test_no_room_for_any_file_ends_the_start(baked: str, warm: Path) -> None:
-    """In one line with the remedy: PyTorch's own rendezvous is a file, and so is what vLLM asks a model's class."""
+    """In one line with the remedy: PyTorch's own rendezvous is a file."""
     with SmallTmp(kept=warm, full=True, EMBED_BAKED_CACHE_DIR=baked) as server:
         assert server.wait_exit(90) == 3, server.log()
         reasons = [event["reason"] for event in server.events("start_failed")]
