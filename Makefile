@@ -2,8 +2,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint lock image-check docs-check monitoring-check check-infra survive fuzz load load-check bench bench-gpu \
-	bench-prefix bench-read-ahead bench-transfer audit
+.PHONY: help serve test lint lock image image-check docs-check monitoring-check check-infra survive fuzz load load-check bench \
+	bench-gpu bench-prefix bench-read-ahead bench-transfer audit
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -22,8 +22,10 @@ lint: $(VENV)/installed-test ## check style and types
 lock: ## resolve pyproject.toml anew (needs uv)
 	infra/requirements/compile.sh
 
-image-check: $(VENV)/installed-test ## build the image without a container engine, start it, play each platform's contract (root, Debian)
+image: $(VENV)/installed-test ## build the image without a container engine: as it is, changed, with weights (root, Debian)
 	$(BIN)/python -m tests.image.build
+
+image-check: image ## build the image, start it, play each platform's contract (root, Debian)
 	tests/image/isolated.sh $(BIN)/python -m pytest tests/image
 
 monitoring-check: $(VENV)/installed-test ## every query of the dashboard and the alerts against a live scrape; needs Debian's prometheus
