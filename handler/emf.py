@@ -11,6 +11,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TextIO
 
 import orjson
@@ -113,7 +114,7 @@ class EmfWriter:
         if not (any(counts.values()) or in_flight or start_s is not None):
             return
         line = self._line(counts, latencies_ms, start_s, in_flight=in_flight)
-        with self._writing:
+        with self._writing, suppress(OSError):  # the log's own lines are lost with it, and nothing else may be
             self._stream.write(line + "\n")
             self._stream.flush()
 

@@ -183,16 +183,22 @@ class _Process:
         self.lifecycle.fail()
         for line in reason.splitlines():
             log.error("start_failed", extra={"reason": line})
-        self.telemetry.ended("StartFailures")
-        _exit(StartError.exit_code)
+        try:
+            self.telemetry.ended("StartFailures")
+        finally:  # a full disk may be why the start failed
+            _exit(StartError.exit_code)
 
     def _engine_died(self) -> None:
         """End the process: waiting requests have been failed already, their answers need a moment to be written."""
+        if self.lifecycle.model is None:  # in the warm-up, which ends the start with the reason
+            return
         self.lifecycle.fail()
         self.lifecycle.wait_idle(_ANSWER_WAITING_S)
         time.sleep(_WRITE_S)
-        self.telemetry.ended("EngineDeaths")
-        _exit(1)
+        try:
+            self.telemetry.ended("EngineDeaths")
+        finally:
+            _exit(1)
 
 
 def _exit(code: int) -> NoReturn:

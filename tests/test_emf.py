@@ -149,6 +149,18 @@ def test_an_end_is_counted(metric: str) -> None:
     assert line[metric] == [1]
 
 
+def test_what_cannot_be_written_stops_nothing() -> None:
+    """A disk is full, and the process must still be able to end."""
+
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    emf = writer(Full())
+    emf.count("StartFailures")
+    emf.close()
+
+
 def test_a_broken_line_is_noticed() -> None:
     """The rules refuse what CloudWatch would drop in silence."""
     stream = io.StringIO()
