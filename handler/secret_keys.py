@@ -57,7 +57,7 @@ class SecretKeys:
             if self._client is None:
                 self._client = client("secretsmanager", attempts=self._attempts)
             answer = self._client.get_secret_value(SecretId=self._secret_id)
-        except (BotoCoreError, ClientError) as exc:
+        except (BotoCoreError, ClientError, ValueError) as exc:  # the last of an endpoint that is none
             code = refusal(exc)
             grant = "; grant secretsmanager:GetSecretValue" if code and code.startswith("AccessDenied") else ""
             reason = f" ({code}){grant}" if code else f": {told(exc)}"
