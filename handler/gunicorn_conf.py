@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import sys
 from logging.config import dictConfig
 from pathlib import Path
@@ -70,6 +71,12 @@ def on_starting(server: Arbiter) -> None:  # noqa: ARG001 - gunicorn's signature
     """Tell what happened before there was a log."""
     if _cache_problem is not None:
         logging.getLogger("handler.caches").warning("cache_elsewhere", extra={"reason": _cache_problem})
+
+
+def when_ready(server: Arbiter) -> None:  # noqa: ARG001 - gunicorn's signature
+    """Ignore what would start a second engine beside the first, or end the first to start another."""
+    for number in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:

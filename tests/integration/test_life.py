@@ -209,6 +209,19 @@ def test_a_killed_worker_ends_the_container(who: str) -> None:
         assert len(server.events("loading")) == 1
 
 
+def test_signals_that_would_start_another_engine_are_ignored() -> None:
+    """gunicorn reloads, adds a worker, takes one away or starts another master by them."""
+    with ForkedServer() as server:
+        worker = server.wait_ready().worker()
+        for number in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2):
+            server.process.send_signal(number)
+            assert server.embed(input="a").status_code == 200
+        assert server.worker() == worker
+        assert len(server.events("loading")) == 1
+        server.terminate()
+        assert server.wait_exit() == 0
+
+
 def test_a_request_at_its_deadline() -> None:
     """504, the texts leave the engine, and the next request is as quick as ever."""
     with ForkedServer(EMBED_REQUEST_TIMEOUT_S="1.5") as server:
