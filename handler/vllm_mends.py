@@ -12,6 +12,7 @@ _NEEDLESS = ("minimax_m3_msa_warmup", "qwen_vl_triton_warmup")  # modules, and t
 
 # Those of quantized layers have defaults of their own, which checkpoints need not hold.
 _METHODS = {"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"}
+_PLAIN = {"Linear", "Embedding", "LayerNorm"}  # torch's own; vLLM's streaming loader does not look whether they came
 # Transformers' pooler, which vLLM makes but does not use: it has its own. Many checkpoints come without.
 _UNUSED = "pooler"
 _NAMED = 3  # of the weights that are missing
@@ -101,7 +102,9 @@ def refuse_missing_weights(base_loader: Any) -> None:
 def _marked(model: Any) -> Iterator[tuple[str, Any]]:
     """Name each matrix and give a column of it, (rows,), for parts are stacked in rows; of a bias everything."""
     for layer, module in model.named_modules():
-        if type(getattr(module, "quant_method", None)).__name__ in _METHODS and _UNUSED not in layer.split("."):
+        is_plain = type(module).__name__ in _PLAIN and type(module).__module__.startswith("torch.nn.")
+        is_full = is_plain or type(getattr(module, "quant_method", None)).__name__ in _METHODS
+        if is_full and _UNUSED not in layer.split("."):
             for name, parameter in module.named_parameters(recurse=False):
                 column = parameter.data if parameter.dim() == 1 else parameter.data[..., 0]
                 if column.is_floating_point():

@@ -18,12 +18,20 @@ class UnquantizedLinearMethod:
     """By the name of vLLM's."""
 
 
-def loader(*layers: str, method: type = UnquantizedLinearMethod) -> tuple[Any, torch.nn.Module, list[Any]]:
-    """Return a stand-in for vLLM's module, the model that it makes, and what it was asked to process."""
+class ParallelLinear(torch.nn.Linear):
+    """One of vLLM's own."""
+
+
+def loader(*layers: str, method: type | None = UnquantizedLinearMethod) -> tuple[Any, torch.nn.Module, list[Any]]:
+    """Return a stand-in for vLLM's module, the model that it makes, and what it was asked to process.
+
+    Without a *method* the layers are torch's.
+    """
     model, processed = torch.nn.Module(), list[Any]()
     for name in layers:
-        layer = torch.nn.Linear(3, 4)
-        layer.__dict__["quant_method"] = method()
+        layer = torch.nn.Linear(3, 4) if method is None else ParallelLinear(3, 4)
+        if method is not None:
+            layer.__dict__["quant_method"] = method()
         model.add_module(name, layer)
     module = SimpleNamespace(
         initialize_model=lambda **_: model, process_weights_after_loading=lambda *args: processed.append(args)
@@ -68,6 +76,14 @@ def test_many_are_counted() -> None:
     """A checkpoint of another model lacks hundreds."""
     module, model, _ = loader("a", "b", "c")
     with pytest.raises(MissingWeightsError, match=r"for a\.weight, a\.bias, b\.weight and 3 more$"):
+        module.process_weights_after_loading(model, "config", "cpu")
+
+
+def test_torchs_own_layers_are_looked_at_too() -> None:
+    """vLLM's loader that streams does not ask whether they came."""
+    module, model, _ = loader("a", "b", method=None)
+    load(model, "a")
+    with pytest.raises(MissingWeightsError, match=r"for b\.weight, b\.bias$"):
         module.process_weights_after_loading(model, "config", "cpu")
 
 
