@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from handler.albert import ALBERT
 from handler.errors import StartError
 
 Json = dict[str, Any]
 
 ROBERTAS = {"roberta", "xlm-roberta", "camembert"}  # their positions begin behind the padding id
 NOMIC = "nomic_bert"
-_ENCODERS = {"bert", *ROBERTAS}  # which one class of vLLM's computes
+ENCODERS = {"bert", ALBERT, *ROBERTAS}  # which one class of vLLM's computes
 # Models of which no class of vLLM's knows where their positions begin.
 _STRANGERS = {"data2vec-text", "esm", "ibert", "longformer", "luke", "roberta-prelayernorm"}
 _STRANGERS |= {"xlm-roberta-xl", "xmod"}
@@ -26,10 +27,6 @@ _DEBERTA = ("no attention with DeBERTa's relative positions", "gte-modernbert-ba
 _ADAPTERS = "no choice among the adapters of jina-embeddings-v3: it takes that for text-matching, whatever the task"
 # What vLLM 0.32 lacks for families that many models are made of, and which of other families do the same.
 _LACKING = {
-    "albert": (
-        "no class for ALBERT, whose layers share their weights",
-        "paraphrase-MiniLM-L3-v2 for paraphrase-albert-small-v2",
-    ),
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
     **dict.fromkeys(("deberta", "deberta-v2"), _DEBERTA),
     "jina_embeddings_v3": ("no class for jina-embeddings-v3", "bge-m3, or multilingual-e5-large"),
@@ -55,7 +52,7 @@ def check_family(config: Json) -> None:
     kind = config.get("model_type")
     positions = config.get("position_embedding_type") or "absolute"
     lacks = _LACKING.get(str(kind))
-    if kind in _ENCODERS and positions != "absolute":
+    if kind in ENCODERS and positions != "absolute":
         lacks = _POSITIONS.get(positions, (f"no {kind} with {positions} positions", "one with absolute positions"))
     if lacks is not None:
         message = f"vLLM has {lacks[0]}; not served, take a model of another family: {lacks[1]}"
@@ -70,10 +67,12 @@ def check_family(config: Json) -> None:
 
 def _problem(kind: str, config: Json) -> str | None:
     """Say which choice in *config* vLLM passes over in silence, None where there is none."""
-    if kind in _ENCODERS and config.get("is_decoder"):
+    if kind in ENCODERS and config.get("is_decoder"):
         return f"is_decoder, but vLLM's {kind} looks to both sides"
     padding = config.get("pad_token_id")
     if kind in ROBERTAS and padding is not None and padding in (config.get("bos_token_id"), config.get("eos_token_id")):
         return "pad_token_id is also the beginning's or the end's id, by which positions are counted in another way"
+    if kind == ALBERT and (config.get("num_hidden_groups", 1), config.get("inner_group_num", 1)) != (1, 1):
+        return "num_hidden_groups and inner_group_num, of which only 1 is computed here: one layer for all"
     chosen = [name for name in _NOMIC_CHOICES if kind == NOMIC and config.get(name)]
     return f"{chosen[0]}={config[chosen[0]]}, which vLLM does not compute" if chosen else None

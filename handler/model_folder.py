@@ -111,15 +111,16 @@ def _read_model_folder(
     _check_tokenizer(path, tokenizer, path / encoder_file, encoder)
     kinds = [kind for kind, _ in modules]
     length = length_patch(config, encoder_file, encoder, tokenizer if modules else None)
+    dense = _dense_sizes(path, modules, allow_pickled=allow_pickled)
     return ModelFolder(
         path=path,
         architecture=(config.get("architectures") or ["?"])[0],
         pooling=_pooling(path, modules),
         normalizes=not modules or "Normalize" in kinds,
-        dense_layers=_check_dense(path, modules, allow_pickled=allow_pickled),
+        dense_layers=len(dense),
         eager=config.get("model_type") == MPNET,
         lower_case=bool(encoder.get("do_lower_case", False)),
-        patches=config_patch(config, has_modules=bool(modules)) | length,
+        patches=config_patch(config, has_modules=bool(modules), dense_size=dense[-1] if dense else None) | length,
         vocab_size=config.get("vocab_size"),
         dtype=config.get("dtype") or config.get("torch_dtype"),
         prompts={name: text or "" for name, text in (prompts.get("prompts") or {}).items()},
@@ -199,11 +200,12 @@ def _pooling(path: Path, modules: list[tuple[str, str]]) -> Pooling | None:
     return _POOLINGS[modes[0]]
 
 
-def _check_dense(path: Path, modules: list[tuple[str, str]], *, allow_pickled: bool) -> int:
-    folders = [path / folder for kind, folder in modules if kind == "Dense"]
-    for folder in folders:
+def _dense_sizes(path: Path, modules: list[tuple[str, str]], *, allow_pickled: bool) -> list[int]:
+    """Check the Dense modules; return what each makes of the vectors, in their order."""
+    sizes = []
+    for folder in (path / folder for kind, folder in modules if kind == "Dense"):
         config = _read_object(folder / "config.json", required=True)
-        _check_dense_weights(folder, allow_pickled=allow_pickled)
+        _check_dense_weights(folder, has_bias=config.get("bias", True), allow_pickled=allow_pickled)
         activation = str(config.get("activation_function"))  # vLLM computes none where none is named
         if not activation.startswith("torch.nn.") or activation.rsplit(".", 1)[-1].lower() not in _ACTIVATIONS:
             message = f"{folder}: Dense with activation {activation} is not in vLLM; not served"
@@ -212,16 +214,20 @@ def _check_dense(path: Path, modules: list[tuple[str, str]], *, allow_pickled: b
             if config.get(key, plain) != plain:
                 message = f"{folder}: Dense with {key}={config[key]} is not in vLLM; not served"
                 raise StartError(message)
-    return len(folders)
+        sizes.append(int(config["out_features"]))
+    return sizes
 
 
-def _check_dense_weights(folder: Path, *, allow_pickled: bool) -> None:
+def _check_dense_weights(folder: Path, *, has_bias: bool, allow_pickled: bool) -> None:
     there = [name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
     if not there:
         message = f"{folder}: the Dense module has no weights (model.safetensors); download the model again"
         raise StartError(message)
     if there[0] == "model.safetensors":
-        check_safetensors(folder / there[0])  # vLLM would go on to the other file where this one is broken
+        names = check_safetensors(folder / there[0])  # vLLM would go on to the other file where this one is broken
+        if has_bias and not any(name.endswith("bias") for name in names):  # vLLM would leave a random one
+            message = f"{folder}: the Dense module has no bias in {there[0]}; download the model again"
+            raise StartError(message)
     elif not allow_pickled:
         raise pickled(folder / there[0])
 

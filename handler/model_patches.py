@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from handler.as_bert import DISTILBERT, MPNET_POSITION, distilbert_as_bert, mpnet_as_bert
+from handler.albert import ALBERT
+from handler.as_bert import DISTILBERT, MPNET_POSITION, albert_as_bert, distilbert_as_bert, mpnet_as_bert
 from handler.errors import StartError
-from handler.families import NOMIC, ROBERTAS, check_family
+from handler.families import ENCODERS, NOMIC, ROBERTAS, check_family
 from handler.mpnet import MPNET
 from handler.rotary import config_as_gte, config_as_nomic
 
@@ -34,11 +36,12 @@ _AS_OTHERS = {
 }
 
 
-def config_patch(config: Json, *, has_modules: bool) -> Patches:
+def config_patch(config: Json, *, has_modules: bool, dense_size: int | None = None) -> Patches:
     """Name classes that vLLM has, and RoBERTa's kind of positions, which it needs and Transformers 5 does not write.
 
-    DistilBERT, MPNet, GTE and Nomic BERT get what the classes that compute them need. Only a model that *has_modules*
-    of sentence-transformers is an embedding model whatever its class: others may be for sparse vectors.
+    DistilBERT, MPNet, ALBERT, GTE and Nomic BERT get what the classes that compute them need. Only a model that
+    *has_modules* of sentence-transformers is an embedding model whatever its class: others may be for sparse vectors.
+    *dense_size* is what its last Dense module makes of the vectors, None where there is none.
 
     Raises:
         StartError: a model that vLLM lacks something for, or would compute otherwise.
@@ -46,12 +49,13 @@ def config_patch(config: Json, *, has_modules: bool) -> Patches:
     check_family(config)
     kind = config.get("model_type")
     patched = {**config}
-    if kind in _AS_OTHERS:
-        patched = _AS_OTHERS[kind](config)
+    as_others = _AS_OTHERS | {ALBERT: partial(albert_as_bert, dense_size=dense_size)}
+    if kind in as_others:
+        patched = as_others[kind](config)
     elif classes := config.get("architectures"):
         known = _KNOWN_AS | (_TRAINED_FURTHER if has_modules else {})
         patched["architectures"] = [known.get(name, name) for name in classes]
-    if kind in ROBERTAS:
+    if kind in ROBERTAS or (kind in ENCODERS and "position_embedding_type" in config):  # where it may be null
         patched["position_embedding_type"] = config.get("position_embedding_type") or "absolute"
     return {"config.json": patched} if patched != config else {}
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+from handler.albert import ALBERT, share_weights
 from handler.as_bert import DISTILBERT, weights_as_bert
 from handler.mpnet import MPNET, attend_with_bias
 
@@ -25,15 +26,18 @@ def without_head(weights: Weights, *, base: str, heads: tuple[str, ...]) -> Iter
 _RENAMED: dict[str, tuple[str, Callable[[Weights], Weights]]] = {
     DISTILBERT: ("BertModel", partial(weights_as_bert, family=DISTILBERT)),
     MPNET: ("BertModel", partial(weights_as_bert, family=MPNET)),
+    ALBERT: ("BertModel", partial(weights_as_bert, family=ALBERT)),
     "bert": ("BertModel", partial(without_head, base="bert.", heads=("cls.",))),
     "gte": ("GteModel", partial(without_head, base="new.", heads=("classifier.", "lm_head."))),
 }
+# model type -> what is done to that class once it is made, before its weights come.
+_CHANGED: dict[str, Callable[[Any], None]] = {MPNET: attend_with_bias, ALBERT: share_weights}
 
 
 def rename_weights(base_loader: Any) -> None:
     """Have the models that vLLM's module *base_loader* makes take the weights of those that are shown as others.
 
-    MPNet's get its attention, too, which has a weight of its own.
+    MPNet's and ALBERT's are changed, too, and get weights that vLLM's class has not.
     """
     initialize = base_loader.initialize_model
 
@@ -43,8 +47,8 @@ def rename_weights(base_loader: Any) -> None:
         kind = str(getattr(config, "model_type", None))
         shown_as, rename = _RENAMED.get(kind, (None, None))
         if rename is not None and shown_as in (getattr(config, "architectures", None) or ()):
-            if kind == MPNET:
-                attend_with_bias(model)
+            if kind in _CHANGED:
+                _CHANGED[kind](model)
             load = model.load_weights
             model.load_weights = lambda weights: load(rename(weights))
         return model

@@ -81,12 +81,24 @@ def distilbert(folder: Path) -> hf.PreTrainedConfig:
     return hf.DistilBertConfig(vocab_size=vocab_size, pad_token_id=0, **size)
 
 
+def _unigram(special: list[str]) -> dict[str, float]:
+    """Score the pieces of a Unigram vocabulary that begins with *special*."""
+    words, ends, chars = _pieces()
+    scores = dict.fromkeys(special, 0.0) | dict.fromkeys(["▁", *chars], -9.0) | dict.fromkeys(ends, -7.0)
+    return scores | dict.fromkeys([f"▁{word}" for word in words], -6.0)
+
+
+def albert(folder: Path) -> hf.PreTrainedConfig:
+    """Make an ALBERT, whose words are half as wide as its three layers, which are one; it reads small letters only."""
+    scores = _unigram(["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"])
+    hf.AlbertTokenizer(vocab=list(scores.items()), model_max_length=64).save_pretrained(folder)
+    size = {"vocab_size": len(scores), "max_position_embeddings": 64, "embedding_size": 32, "num_hidden_layers": 3}
+    return hf.AlbertConfig(**{**SHAPE, **size})
+
+
 def xlm_roberta(folder: Path, *, max_length: int = 128) -> hf.PreTrainedConfig:
     """Make an XLM-RoBERTa, whose positions begin at 2, so that 130 of them are 128 tokens."""
-    words, ends, chars = _pieces()
-    scores = dict.fromkeys(["<s>", "<pad>", "</s>", "<unk>"], 0.0)
-    scores |= dict.fromkeys(["▁", *chars], -9.0) | dict.fromkeys(ends, -7.0)
-    scores |= dict.fromkeys([f"▁{word}" for word in words], -6.0) | {"<mask>": 0.0}
+    scores = _unigram(["<s>", "<pad>", "</s>", "<unk>"]) | {"<mask>": 0.0}
     hf.XLMRobertaTokenizer(vocab=list(scores.items()), model_max_length=max_length).save_pretrained(folder)
     size = {"vocab_size": len(scores), "max_position_embeddings": 130, "pad_token_id": 1, "type_vocab_size": 1}
     return hf.XLMRobertaConfig(**{**SHAPE, **size})

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from tests.backbones import (
     DIM,
     Json,
+    albert,
     bert,
     camembert,
     distilbert,
@@ -137,6 +138,8 @@ RECIPES = {
     "distilbert-dense": Recipe(
         distilbert, (TRANSFORMER, CLS, _dense(TANH, size=48, bias=True)), config={"activation": "relu"}
     ),
+    "albert-mean": Recipe(albert, (TRANSFORMER, MEAN, NORMALIZE)),
+    "albert-dense": Recipe(albert, (TRANSFORMER, CLS, _dense(TANH, size=48, bias=True))),
     "mpnet-mean": Recipe(mpnet, (TRANSFORMER, MEAN, NORMALIZE), sentence_bert={"max_seq_length": 200}),
     "modernbert-mean": _modernbert_recipe(NORMALIZE),
     "modernbert-dense": _modernbert_recipe(_dense(TANH, size=48, bias=True), NORMALIZE),

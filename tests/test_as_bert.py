@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from handler.as_bert import distilbert_as_bert, mpnet_as_bert, weights_as_bert
+from handler.as_bert import albert_as_bert, distilbert_as_bert, mpnet_as_bert, weights_as_bert
 from handler.renaming import rename_weights
 
 # Where the layers are, and the names of one, as each family's files have them and as vLLM's BERT takes them.
@@ -66,6 +66,34 @@ def test_mpnets_positions_are_counted_from_the_first_that_a_text_has() -> None:
     assert (
         mpnet_as_bert({})["max_position_embeddings"] == 510
     )  # where the key is left out, Transformers' default counts
+
+
+def test_albert_has_one_layer_and_words_of_their_own_width() -> None:
+    """Its only layer becomes the first; its token types stay."""
+    layer = {
+        "attention.query": "attention.self.query",
+        "attention.key": "attention.self.key",
+        "attention.value": "attention.self.value",
+        "attention.dense": "attention.output.dense",
+        "attention.LayerNorm": "attention.output.LayerNorm",
+        "ffn": "intermediate.dense",
+        "ffn_output": "output.dense",
+        "full_layer_layer_norm": "output.LayerNorm",
+    }
+    for base in ("", "albert."):
+        for theirs, berts in layer.items():
+            named = f"{base}encoder.albert_layer_groups.0.albert_layers.0.{theirs}.bias"
+            assert names("albert", named) == [f"encoder.layer.0.{berts}.bias"]
+        assert names("albert", f"{base}encoder.embedding_hidden_mapping_in.bias") == ["embeddings.widen.bias"]
+        types = "embeddings.token_type_embeddings.weight"
+        assert names("albert", base + WORDS, base + types) == [WORDS, types]
+    assert names("albert", "predictions.bias", "albert.pooler.weight", "albert.embeddings.position_ids") == []
+    config = {"model_type": "albert", "architectures": ["AlbertForMaskedLM"], "embedding_size": 32, "hidden_size": 64}
+    seen = {"architectures": ["BertModel"], "word_size": 32, "embedding_size": 64}
+    assert albert_as_bert(config, dense_size=None) == {**config, **seen}
+    assert albert_as_bert(config, dense_size=48) == {**config, **seen, "embedding_size": 48}
+    left_out = albert_as_bert({}, dense_size=None)  # Transformers' defaults count
+    assert (left_out["word_size"], left_out["embedding_size"]) == (128, 4096)
 
 
 def test_the_embeddings_get_a_token_type_that_adds_nothing() -> None:

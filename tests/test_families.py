@@ -31,6 +31,10 @@ from handler.families import check_family
             r"rotary_scaling_factor=2\.0, which vLLM does not",
         ),
         *(
+            ({"model_type": "albert", choice: 2}, f"config.json: .*{choice}.*, of which only 1 is computed here")
+            for choice in ("num_hidden_groups", "inner_group_num")
+        ),
+        *(
             ({"model_type": "nomic_bert", choice: True}, f"{choice}=True, which vLLM does not compute; not served")
             for choice in ("prenorm", "parallel_block", "use_rms_norm", "causal")
         ),
@@ -50,6 +54,8 @@ def test_what_vllm_does_not_compute_is_refused_by_name(config: dict[str, Any], s
         {"model_type": "bert", "position_embedding_type": None},
         {"model_type": "xlm-roberta", "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
         {"model_type": "xlm-roberta"},
+        {"model_type": "albert", "num_hidden_groups": 1, "inner_group_num": 1, "position_embedding_type": "absolute"},
+        {"model_type": "albert"},
         {"model_type": "nomic_bert", "rotary_scaling_factor": None, "prenorm": False, "causal": False},
         {"model_type": "gte", "position_embedding_type": "rope"},
         {"model_type": "qwen2", "pad_token_id": 0, "bos_token_id": 0, "is_decoder": True, "causal": True},

@@ -163,7 +163,10 @@ def test_an_embedding_model_may_have_kept_the_class_of_a_language_model(
     ("family", "said"),
     [
         ("t5", "relative position bias that T5 adds to its scores; not served, take .*: all-mpnet-base-v2"),
-        ("albert", "no class for ALBERT, .*; not served, take a model of another family: paraphrase-MiniLM-L3-v2"),
+        (
+            "deberta-v2",
+            "no attention with DeBERTa's relative positions; not served, take a model of another family: gte",
+        ),
     ],
 )
 def test_a_family_that_vllm_lacks_something_for_is_refused_with_another_to_take(
@@ -173,6 +176,19 @@ def test_a_family_that_vllm_lacks_something_for_is_refused_with_another_to_take(
     folder = edited(folders, tmp_path, "bert-lower", config=lambda config: config | {"model_type": family})
     with pytest.raises(StartError, match=said):
         read_model_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "added", "size"), [("albert-mean", {}, 64), ("albert-dense", {"position_embedding_type": None}, 48)]
+)
+def test_alberts_vectors_are_as_wide_as_its_last_module(
+    name: str, added: dict[str, Any], size: int, folders: Path, tmp_path: Path
+) -> None:
+    """The words' width, which vLLM would take for it, has another name; positions that are null are absolute."""
+    folder = read_model_folder(edited(folders, tmp_path, name, config=lambda config: config | added))
+    seen = folder.patches["config.json"]
+    assert (seen["architectures"], seen["word_size"], seen["embedding_size"]) == (["BertModel"], 32, size)
+    assert seen.get("position_embedding_type", "absolute") == "absolute"
 
 
 def test_a_distilbert_is_shown_to_vllm_as_bert(folders: Path) -> None:
@@ -269,6 +285,16 @@ def test_a_tokenizer_s_list_of_files_cannot_lead_out(folders: Path, tmp_path: Pa
 
     with pytest.raises(StartError, match=r"tokenizer_config\.json names .* leads out"):
         read_model_folder(edited(folders, tmp_path, "bert-truncating", tokenizer_config=elsewhere))
+
+
+def test_a_dense_module_whose_bias_is_missing(folders: Path, tmp_path: Path) -> None:
+    """vLLM would add a random one; a module without one says so."""
+    folder = edited(folders, tmp_path, "modernbert-dense-identity")
+    assert read_model_folder(folder).dense_layers == 1
+    config = folder / "2_Dense/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "bias": True}))
+    with pytest.raises(StartError, match=r"2_Dense: the Dense module has no bias in model\.safetensors; download"):
+        read_model_folder(folder)
 
 
 def test_a_dense_module_s_pickled_weights_only_where_they_are_allowed(folders: Path, tmp_path: Path) -> None:

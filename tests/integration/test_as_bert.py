@@ -1,4 +1,4 @@
-"""DistilBERT and MPNet, which vLLM computes as BERT: from every place that weights come from."""
+"""DistilBERT, MPNet and ALBERT, which vLLM computes as BERT: from every place that weights come from."""
 
 from __future__ import annotations
 
@@ -35,9 +35,16 @@ def with_mpnets_head(weights: dict[str, Any]) -> dict[str, Any]:
     return {f"mpnet.{name}": value for name, value in weights.items()} | more
 
 
+def with_alberts_head(weights: dict[str, Any]) -> dict[str, Any]:
+    """Do the same for ALBERT."""
+    heads = {"predictions.dense.weight": torch.ones(32, 64), "sop_classifier.classifier.bias": torch.ones(2)}
+    return {f"albert.{name}": value for name, value in weights.items()} | heads
+
+
 def without_the_bias(weights: dict[str, Any]) -> dict[str, Any]:
-    """Take away what vLLM's BERT has no place for by itself."""
-    return {name: value for name, value in weights.items() if "relative_attention_bias" not in name}
+    """Take away what vLLM's BERT has no place for by itself, in MPNet or in ALBERT."""
+    gone = ("relative_attention_bias.weight", "embedding_hidden_mapping_in.weight")
+    return {name: value for name, value in weights.items() if not name.endswith(gone)}
 
 
 def without_a_matrix(weights: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +81,7 @@ def assert_same(server: Server, model: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model", "change"),
-    [("distilbert-mean", with_a_head), ("mpnet-mean", with_mpnets_head)],
+    [("distilbert-mean", with_a_head), ("mpnet-mean", with_mpnets_head), ("albert-mean", with_alberts_head)],
     indirect=["model"],
 )
 def test_a_checkpoint_of_the_language_model(model: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -83,13 +90,17 @@ def test_a_checkpoint_of_the_language_model(model: Path, change: Callable[[dict[
         assert_same(server, model)
 
 
-@pytest.mark.parametrize("model", ["mpnet-mean"], indirect=True)
-def test_a_checkpoint_that_lacks_the_bias(model: Path) -> None:
-    """It is refused: without it the vectors would be others."""
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [("mpnet-mean", "relative_attention_bias.weight"), ("albert-mean", "widen.weight")],
+    indirect=["model"],
+)
+def test_a_checkpoint_that_lacks_the_bias(model: Path, named: str) -> None:
+    """Or ALBERT's matrix behind its words: it is refused, for without it the vectors would be others."""
     with ForkedServer(EMBED_MODEL_PATH=str(changed(model, without_the_bias))) as server:
         assert server.wait_exit(180) == 3, server.log()
         (event,) = server.events("start_failed")
-    assert "relative_attention_bias.weight" in event["reason"]
+    assert named in event["reason"]
     assert event["reason"].endswith("download the model again")
 
 

@@ -23,7 +23,7 @@ from tests.server import Server
 
 WORDS = ["the", "river", "Straße", "über", "東京", "garçon", "42", "%", "slowly", "(see", "#7)", "What", "is", "rain?"]
 COSINE = 0.9999
-MAX_TOKENS = {"ber": 64, "cam": 40, "dis": 64, "mod": 256, "mpn": 200, "qwe": 256}  # of the others 128
+MAX_TOKENS = {"alb": 64, "ber": 64, "cam": 40, "dis": 64, "mod": 256, "mpn": 200, "qwe": 256}  # of the others 128
 
 
 def texts_up_to(tokens: int) -> list[str]:
