@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from greenlet import getcurrent, greenlet
@@ -88,6 +88,25 @@ def aside(run: Callable[[], T]) -> T:
     threading.Thread(target=work, name="aside", daemon=True).start()
     done.wait(threading.TIMEOUT_MAX)
     return future.result()
+
+
+class Threads(ThreadPoolExecutor):
+    """Threads of their own for what is no strand, begun when they are needed.
+
+    Where the system lets there be no more, as in a container with a limit of its own, work waits for those there are.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Begin the first of at most so many."""
+        super().__init__(most)
+        self.submit(int)
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            if not self._threads:
+                raise
 
 
 class Lull:

@@ -31,7 +31,7 @@ from handler.lifecycle import Lifecycle
 from handler.logs import current_request, where
 from handler.outgoing import Idle, Lingering, Outgoing, Room
 from handler.refusals import Ledger, asked, asks_pharia, http_date, refusal, sheddable_path
-from handler.strands import Hub, Lull, Poller
+from handler.strands import Hub, Lull, Poller, Threads
 
 SPARE_THREADS = 16  # beyond the slots: health, models, and errors while every slot is taken
 _OTHER_THREADS = 8  # of the spare ones, never taken by requests for embeddings
@@ -67,6 +67,10 @@ class EmbeddingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self._more_wait = False  # in the backlog, after this round
         self._accept_s = _ACCEPT_S
         self._accept_from = 0.0  # when the system, having refused a connection, is asked again
+
+    def get_thread_pool(self) -> Threads:
+        """Make the threads of large requests; called by gunicorn."""
+        return Threads(self.cfg.threads)
 
     def accept(self, listener: socket.socket) -> None:
         """Accept who waits in the backlog, as many as there is room and time for in one round."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from handler.strands import Hub, Lull, Poller, Signal, aside, make_way, set_all
+from handler.strands import Hub, Lull, Poller, Signal, Threads, aside, make_way, set_all
 
 
 def turn_until(hub: Hub, poller: selectors.BaseSelector, done: Callable[[], bool]) -> None:
@@ -264,3 +264,24 @@ def test_the_poller_tells_of_a_lull_only_when_nothing_is_ready() -> None:
         assert poller.select(0.01) == []
         assert told == ["end", "begin", "end"]
         os.close(bell)
+
+
+def test_where_there_can_be_no_more_threads_work_waits_for_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is done by the first, which is there from the beginning."""
+    threads = Threads(8)
+
+    def refuse(_: threading.Thread) -> None:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    goes_on = threading.Event()
+    waiting = threads.submit(goes_on.wait, 10)
+    behind = [threads.submit(threading.get_ident) for _ in range(3)]
+    assert not any(future.done() for future in behind)
+    goes_on.set()
+    assert waiting.result(10)
+    assert len({future.result(10) for future in behind}) == 1
+    with pytest.raises(RuntimeError, match="new thread"):
+        Threads(8)
+    threads.shutdown()
