@@ -47,7 +47,7 @@ fuzz: $(VENV)/installed-test ## requests by the OpenAPI document, and coverage-g
 	$(BIN)/python -m tests.fuzz all $(ARGS)
 
 audit: $(VENV)/installed-test $(VENV)/audit/installed ## compare .venv with its lock and its files with their hashes; look for vulnerabilities
-	$(BIN)/python infra/requirements/audit.py $(VENV)/audit/bin/pip-audit $(addprefix infra/requirements/,$(addsuffix .txt,test cpu gpu policy load audit))
+	$(BIN)/python infra/requirements/audit.py $(VENV)/audit/bin/pip-audit $(addprefix infra/requirements/,$(addsuffix .txt,test cpu gpu policy load audit h1c))
 
 bench: $(VENV)/installed-test $(VENV)/infinity/tried ## this server beside vLLM's own and others; 50 minutes, needs wrk
 	$(BIN)/python -m tests.bench.side_by_side $(ARGS)
@@ -56,7 +56,7 @@ bench-prefix: $(VENV)/installed-test ## what prefix caching saves of a common in
 	$(BIN)/python -m tests.bench.prefix_caching
 
 bench-read-ahead: $(VENV)/installed-test ## time to ready with weights in no page cache, read ahead and not
-	$(BIN)/python -m tests.bench.read_ahead
+	$(BIN)/python -m tests.bench.read_ahead $(ARGS)
 
 bench-transfer: $(VENV)/installed-test ## our ranged reads, boto3's managed transfer and its CRT client from a fast local server
 	$(BIN)/python -m tests.bench.s3_transfer

@@ -29,7 +29,7 @@ _ADAPTERS = "no choice among the adapters of jina-embeddings-v3: it takes that f
 _LACKING = {
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
     **dict.fromkeys(("deberta", "deberta-v2"), _DEBERTA),
-    "jina_embeddings_v3": ("no class for jina-embeddings-v3", "bge-m3, or multilingual-e5-large"),
+    "jina_embeddings_v3": ("no class for jina-embeddings-v3", "multilingual-e5-large, or snowflake-arctic-embed-l-v2.0"),
 }
 # The same of kinds of positions, which config.json names.
 _POSITIONS = {
@@ -37,7 +37,7 @@ _POSITIONS = {
         "no encoder with the linear biases (ALiBi) of jina-embeddings-v2",
         "nomic-embed-text-v1.5 or gte-modernbert-base",
     ),
-    "rotary": (_ADAPTERS, "bge-m3, or multilingual-e5-large"),
+    "rotary": (_ADAPTERS, "multilingual-e5-large, or snowflake-arctic-embed-l-v2.0"),
 }
 # What Nomic's own code does otherwise where this is set, and vLLM does not.
 _NOMIC_CHOICES = ("rotary_scaling_factor", "prenorm", "parallel_block", "use_rms_norm", "causal")
