@@ -29,7 +29,10 @@ _ADAPTERS = "no choice among the adapters of jina-embeddings-v3: it takes that f
 _LACKING = {
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
     **dict.fromkeys(("deberta", "deberta-v2"), _DEBERTA),
-    "jina_embeddings_v3": ("no class for jina-embeddings-v3", "multilingual-e5-large, or snowflake-arctic-embed-l-v2.0"),
+    "jina_embeddings_v3": (
+        "no class for jina-embeddings-v3",
+        "multilingual-e5-large, or snowflake-arctic-embed-l-v2.0",
+    ),
 }
 # The same of kinds of positions, which config.json names.
 _POSITIONS = {

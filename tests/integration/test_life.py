@@ -110,8 +110,15 @@ def other_weights(change: Callable[[dict[str, Any]], object]) -> Callable[[Path]
 
 
 def not_a_number(weights: dict[str, Any]) -> None:
-    """Put NaN into a weight that every text passes."""
+    """Put NaN into a whole weight that every text passes."""
     weights["embeddings.LayerNorm.weight"] = weights["embeddings.LayerNorm.weight"] * np.float32(np.nan)
+
+
+def one_not_a_number(weights: dict[str, Any]) -> None:
+    """Put NaN where no weight is missing and every text passes it."""
+    matrix = weights["encoder.layer.3.output.dense.weight"].copy()
+    matrix[5, 7] = np.nan
+    weights["encoder.layer.3.output.dense.weight"] = matrix
 
 
 def some_missing(weights: dict[str, Any]) -> None:
@@ -128,13 +135,17 @@ def some_missing(weights: dict[str, Any]) -> None:
         (lambda folder: [(folder / name).unlink() for name in ("tokenizer.json", "vocab.txt")], "the tokenizer in"),
         (wrong_shape, "config.json and the weights do not belong together"),
         (unsupported, "does not serve that architecture"),
-        (other_weights(not_a_number), "not finite"),
+        (other_weights(not_a_number), "no weights, or NaN, in the checkpoint for model.embeddings.LayerNorm.weight"),
+        (other_weights(one_not_a_number), "not finite"),
         (
             other_weights(some_missing),
             "self.qkv_proj.weight, model.encoder.layer.3.output.dense.weight; download the",
         ),
     ],
-    ids=["broken", "missing", "no-config", "no-tokenizer", "wrong-shape", "unsupported", "nan", "some-missing"],
+    ids=[
+        *("broken", "missing", "no-config", "no-tokenizer", "wrong-shape", "unsupported"),
+        *("nan", "one-nan", "some-missing"),
+    ],
 )
 def test_a_model_that_cannot_be_served_ends_the_start(damage: Any, said: str, tmp_path: Path) -> None:
     """Exit code 3 and one line with cause and remedy; no respawn, no hang."""
@@ -163,7 +174,6 @@ def test_a_model_that_cannot_be_served_ends_the_start(damage: Any, said: str, tm
             {"EMBED_MATRYOSHKA_DIMENSIONS": "128,1024"},
             "EMBED_MATRYOSHKA_DIMENSIONS: 1024 is more than the 384 dimensions of this model",
         ),
-        ({"EMBED_START_TIMEOUT_S": "1"}, "not ready after EMBED_START_TIMEOUT_S=1"),
     ],
 )
 def test_a_setting_that_cannot_be_served_ends_the_start(settings: dict[str, str], said: str) -> None:
@@ -171,6 +181,13 @@ def test_a_setting_that_cannot_be_served_ends_the_start(settings: dict[str, str]
     with ForkedServer(**settings) as server:
         assert server.wait_exit(90) == 3, server.log()
         assert said in server.events("start_failed")[0]["reason"]
+
+
+def test_a_start_that_takes_too_long_ends() -> None:
+    """With exit code 3; importing vLLM alone takes longer than that."""
+    with Server(EMBED_START_TIMEOUT_S="1") as server:
+        assert server.wait_exit(90) == 3, server.log()
+        assert "not ready after EMBED_START_TIMEOUT_S=1" in server.events("start_failed")[0]["reason"]
 
 
 def test_a_bad_setting_is_told_before_anything_starts() -> None:
