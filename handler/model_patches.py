@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from handler.albert import ALBERT
@@ -49,9 +48,10 @@ def config_patch(config: Json, *, has_modules: bool, dense_size: int | None = No
     check_family(config)
     kind = config.get("model_type")
     patched = {**config}
-    as_others = _AS_OTHERS | {ALBERT: partial(albert_as_bert, dense_size=dense_size)}
-    if kind in as_others:
-        patched = as_others[kind](config)
+    if kind == ALBERT:
+        patched = albert_as_bert(config, dense_size=dense_size)
+    elif kind in _AS_OTHERS:
+        patched = _AS_OTHERS[kind](config)
     elif classes := config.get("architectures"):
         known = _KNOWN_AS | (_TRAINED_FURTHER if has_modules else {})
         patched["architectures"] = [known.get(name, name) for name in classes]

@@ -4,6 +4,7 @@ Everything comes from fixed seeds, so a folder is the same wherever it is built;
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -208,6 +209,19 @@ REFUSED: dict[str, str] = {name: word for name, (_, word) in BROKEN.items()}
 def build(name: str, parent: Path) -> Path:
     """Return *parent*/*name*, one of ``NAMES``, building it if it is not there."""
     return _build(RECIPES[name], parent / name)
+
+
+def edited(folders: Path, tmp_path: Path, name: str, **files: Any) -> Path:
+    """Copy a model and change JSON files in it (underscores stand for the dots and dashes); None removes one."""
+    folder = tmp_path / "model"
+    shutil.copytree(build(name, folders), folder)
+    for file, change in files.items():
+        path = folder / f"{file}.json"
+        if change is None:
+            path.unlink()
+        else:
+            path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    return folder
 
 
 def refused(name: str, parent: Path) -> Path:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from handler.errors import StartError
 from handler.model_folder import Matryoshka, read_model_folder
 from handler.weights import overlay
 from tests import models
+from tests.models import edited
 
 
 @pytest.mark.parametrize(("name", "word"), models.REFUSED.items())
@@ -43,19 +43,6 @@ def test_prompts_and_flags(folders: Path) -> None:
     assert folder.prompts == {"query": "query: ", "document": "passage: "}
     assert folder.default_prompt_name == "document"
     assert read_model_folder(models.build("bert-lower", folders)).lower_case
-
-
-def edited(folders: Path, tmp_path: Path, name: str, **files: Any) -> Path:
-    """Copy a model and change JSON files in it (underscores stand for the dots and dashes); None removes one."""
-    folder = tmp_path / "model"
-    shutil.copytree(models.build(name, folders), folder)
-    for file, change in files.items():
-        path = folder / f"{file}.json"
-        if change is None:
-            path.unlink()
-        else:
-            path.write_text(json.dumps(change(json.loads(path.read_text()))))
-    return folder
 
 
 def test_a_folder_without_modules_leaves_the_pooling_to_vllm(folders: Path, tmp_path: Path) -> None:
@@ -285,28 +272,3 @@ def test_a_tokenizer_s_list_of_files_cannot_lead_out(folders: Path, tmp_path: Pa
 
     with pytest.raises(StartError, match=r"tokenizer_config\.json names .* leads out"):
         read_model_folder(edited(folders, tmp_path, "bert-truncating", tokenizer_config=elsewhere))
-
-
-def test_a_dense_module_whose_bias_is_missing(folders: Path, tmp_path: Path) -> None:
-    """vLLM would add a random one; a module without one says so."""
-    folder = edited(folders, tmp_path, "modernbert-dense-identity")
-    assert read_model_folder(folder).dense_layers == 1
-    config = folder / "2_Dense/config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "bias": True}))
-    with pytest.raises(StartError, match=r"2_Dense: the Dense module has no bias in model\.safetensors; download"):
-        read_model_folder(folder)
-
-
-def test_a_dense_module_s_pickled_weights_only_where_they_are_allowed(folders: Path, tmp_path: Path) -> None:
-    """Nor beside broken ones, which vLLM would fall back from."""
-    folder = edited(folders, tmp_path, "modernbert-dense")
-    dense = folder / "2_Dense"
-    (dense / "pytorch_model.bin").write_bytes(b"pickled")
-    assert read_model_folder(folder).dense_layers == 1
-    (dense / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(StartError, match="cut off or not a safetensors file"):
-        read_model_folder(folder, allow_pickled=True)
-    (dense / "model.safetensors").unlink()
-    with pytest.raises(StartError, match=r"2_Dense/pytorch_model\.bin holds pickled weights"):
-        read_model_folder(folder)
-    assert read_model_folder(folder, allow_pickled=True).dense_layers == 1
