@@ -10,6 +10,7 @@ from typing import Any
 
 from handler.albert import ALBERT
 from handler.errors import StartError
+from handler.jina import FEED_FORWARD, is_jina
 
 Json = dict[str, Any]
 
@@ -36,10 +37,6 @@ _LACKING = {
 }
 # The same of kinds of positions, which config.json names.
 _POSITIONS = {
-    "alibi": (
-        "no encoder with the linear biases (ALiBi) of jina-embeddings-v2",
-        "nomic-embed-text-v1.5 or gte-modernbert-base",
-    ),
     "rotary": (_ADAPTERS, "multilingual-e5-large, or snowflake-arctic-embed-l-v2.0"),
 }
 # What Nomic's own code does otherwise where this is set, and vLLM does not.
@@ -55,7 +52,7 @@ def check_family(config: Json) -> None:
     kind = config.get("model_type")
     positions = config.get("position_embedding_type") or "absolute"
     lacks = _LACKING.get(str(kind))
-    if kind in ENCODERS and positions != "absolute":
+    if kind in ENCODERS and positions != "absolute" and not is_jina(config):
         lacks = _POSITIONS.get(positions, (f"no {kind} with {positions} positions", "one with absolute positions"))
     if lacks is not None:
         message = f"vLLM has {lacks[0]}; not served, take a model of another family: {lacks[1]}"
@@ -72,6 +69,10 @@ def _problem(kind: str, config: Json) -> str | None:
     """Say which choice in *config* vLLM passes over in silence, None where there is none."""
     if kind in ENCODERS and config.get("is_decoder"):
         return f"is_decoder, but vLLM's {kind} looks to both sides"
+    if is_jina(config) and str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
+        return f"{config['architectures'][0]} scores pairs of texts and embeds none"
+    if is_jina(config) and config.get("feed_forward_type") != FEED_FORWARD:
+        return f"feed_forward_type={config.get('feed_forward_type')}, of which only {FEED_FORWARD} is computed here"
     padding = config.get("pad_token_id")
     if kind in ROBERTAS and padding is not None and padding in (config.get("bos_token_id"), config.get("eos_token_id")):
         return "pad_token_id is also the beginning's or the end's id, by which positions are counted in another way"

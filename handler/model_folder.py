@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from handler.errors import StartError
+from handler.jina import is_jina
 from handler.model_patches import Patches, config_patch, length_patch
 from handler.module_list import read_json, read_modules
 from handler.mpnet import MPNET
@@ -118,7 +119,7 @@ def _read_model_folder(
         pooling=_pooling(path, modules),
         normalizes=not modules or "Normalize" in kinds,
         dense_layers=len(dense),
-        eager=config.get("model_type") == MPNET,
+        eager=config.get("model_type") == MPNET or is_jina(config),
         lower_case=bool(encoder.get("do_lower_case", False)),
         patches=config_patch(config, has_modules=bool(modules), dense_size=dense[-1] if dense else None) | length,
         vocab_size=config.get("vocab_size"),

@@ -8,6 +8,7 @@ from handler.albert import ALBERT
 from handler.as_bert import DISTILBERT, MPNET_POSITION, albert_as_bert, distilbert_as_bert, mpnet_as_bert
 from handler.errors import StartError
 from handler.families import ENCODERS, NOMIC, ROBERTAS, check_family
+from handler.jina import is_jina, jina_as_gte
 from handler.mpnet import MPNET
 from handler.rotary import config_as_gte, config_as_nomic
 
@@ -38,7 +39,7 @@ _AS_OTHERS = {
 def config_patch(config: Json, *, has_modules: bool, dense_size: int | None = None) -> Patches:
     """Name classes that vLLM has, and RoBERTa's kind of positions, which it needs and Transformers 5 does not write.
 
-    DistilBERT, MPNet, ALBERT, GTE and Nomic BERT get what the classes that compute them need. Only a model that
+    DistilBERT, MPNet, ALBERT, Jina's, GTE and Nomic BERT get what the classes that compute them need. Only a model that
     *has_modules* of sentence-transformers is an embedding model whatever its class: others may be for sparse vectors.
     *dense_size* is what its last Dense module makes of the vectors, None where there is none.
 
@@ -50,12 +51,14 @@ def config_patch(config: Json, *, has_modules: bool, dense_size: int | None = No
     patched = {**config}
     if kind == ALBERT:
         patched = albert_as_bert(config, dense_size=dense_size)
+    elif is_jina(config):
+        patched = jina_as_gte(config)
     elif kind in _AS_OTHERS:
         patched = _AS_OTHERS[kind](config)
     elif classes := config.get("architectures"):
         known = _KNOWN_AS | (_TRAINED_FURTHER if has_modules else {})
         patched["architectures"] = [known.get(name, name) for name in classes]
-    if kind in ROBERTAS or (kind in ENCODERS and "position_embedding_type" in config):  # where it may be null
+    if kind in ROBERTAS or (kind in ENCODERS and config.get("position_embedding_type", "") is None):
         patched["position_embedding_type"] = config.get("position_embedding_type") or "absolute"
     return {"config.json": patched} if patched != config else {}
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from handler.albert import ALBERT, share_weights
 from handler.as_bert import DISTILBERT, weights_as_bert
-from handler.mpnet import MPNET, attend_with_bias
+from handler.jina import JINA, JINA_CODE, KIND, attend_by_distance, weights_as_gte
+from handler.mpnet import MPNET, attend_as_mpnet
 
 Weights = Iterable[tuple[str, Any]]
 
@@ -22,29 +23,37 @@ def without_head(weights: Weights, *, base: str, heads: tuple[str, ...]) -> Iter
     return ((name.removeprefix(base), tensor) for name, tensor in weights if not name.startswith(heads))
 
 
-# model type -> the class that config.json names for it, and what its weights go through.
+# model type, or what the config says that it is computed as -> the class that config.json names for it, and what its
+# weights go through.
 _RENAMED: dict[str, tuple[str, Callable[[Weights], Weights]]] = {
     DISTILBERT: ("BertModel", partial(weights_as_bert, family=DISTILBERT)),
     MPNET: ("BertModel", partial(weights_as_bert, family=MPNET)),
     ALBERT: ("BertModel", partial(weights_as_bert, family=ALBERT)),
+    JINA: ("GteModel", partial(weights_as_gte, kind=JINA)),
+    JINA_CODE: ("GteModel", partial(weights_as_gte, kind=JINA_CODE)),
     "bert": ("BertModel", partial(without_head, base="bert.", heads=("cls.",))),
     "gte": ("GteModel", partial(without_head, base="new.", heads=("classifier.", "lm_head."))),
 }
-# model type -> what is done to that class once it is made, before its weights come.
-_CHANGED: dict[str, Callable[[Any], None]] = {MPNET: attend_with_bias, ALBERT: share_weights}
+# The same -> what is done to that class once it is made, before its weights come.
+_CHANGED: dict[str, Callable[[Any], None]] = {
+    MPNET: attend_as_mpnet,
+    ALBERT: share_weights,
+    JINA: attend_by_distance,
+    JINA_CODE: attend_by_distance,
+}
 
 
 def rename_weights(base_loader: Any) -> None:
     """Have the models that vLLM's module *base_loader* makes take the weights of those that are shown as others.
 
-    MPNet's and ALBERT's are changed, too, and get weights that vLLM's class has not.
+    MPNet's, ALBERT's and Jina's are changed, too, and get weights that vLLM's class has not.
     """
     initialize = base_loader.initialize_model
 
     def initialize_model(*args: Any, **options: Any) -> Any:
         model = initialize(*args, **options)
         config = getattr(model, "config", None)
-        kind = str(getattr(config, "model_type", None))
+        kind = str(getattr(config, KIND, None) or getattr(config, "model_type", None))
         shown_as, rename = _RENAMED.get(kind, (None, None))
         if rename is not None and shown_as in (getattr(config, "architectures", None) or ()):
             if kind in _CHANGED:

@@ -74,6 +74,15 @@ def mpnet(folder: Path) -> hf.PreTrainedConfig:
     return hf.MPNetConfig(vocab_size=vocab_size, max_position_embeddings=202, **SHAPE)
 
 
+def jina(folder: Path, *, code: bool = False) -> hf.PreTrainedConfig:
+    """Make a jina-embeddings-v2, which says that it is a BERT; six heads are no power of two."""
+    vocab_size = bert(folder).vocab_size
+    shape = {**SHAPE} if code else {**SHAPE, "num_attention_heads": 6, "hidden_size": 192}
+    python = f"jinaai/jina-bert-{'v2-qk-post-norm' if code else 'implementation'}--modeling_bert.JinaBertModel"
+    own = {"position_embedding_type": "alibi", "feed_forward_type": "geglu", "auto_map": {"AutoModel": python}}
+    return hf.BertConfig(vocab_size=vocab_size, max_position_embeddings=512, pad_token_id=0, **shape, **own)
+
+
 def distilbert(folder: Path) -> hf.PreTrainedConfig:
     """Make a DistilBERT, which has words for the same sizes of its own."""
     vocab_size = bert(folder, kind=hf.DistilBertTokenizer).vocab_size

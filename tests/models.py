@@ -25,6 +25,7 @@ from tests.backbones import (
     distilbert,
     gemma3,
     gte,
+    jina,
     modernbert,
     mpnet,
     nomic,
@@ -32,6 +33,7 @@ from tests.backbones import (
     write_json,
     xlm_roberta,
 )
+from tests.jina_bert import JinaBert
 
 INSTRUCTION = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 
@@ -54,6 +56,7 @@ class Recipe:
     config: Json = field(default_factory=dict)
     sentence_bert: Json = field(default_factory=dict)  # sentence_bert_config.json
     prompts: Json = field(default_factory=dict)  # config_sentence_transformers.json
+    network: Callable[[Any], Any] | None = None  # makes the model, where Transformers has no class
 
 
 OLD = "sentence_transformers.models."  # what most published folders say
@@ -94,7 +97,7 @@ TANH, IDENTITY = "activation.Tanh", "linear.Identity"
 PROMPTS = {"prompts": {"query": "query: ", "document": "passage: "}, "default_prompt_name": "document"}
 
 
-def _bert_recipe(*modules: Module, truncating: bool = False, lower: bool = False, **more: Json) -> Recipe:
+def _bert_recipe(*modules: Module, truncating: bool = False, lower: bool = False, **more: Any) -> Recipe:
     sentence_bert = {"max_seq_length": 64, "do_lower_case": lower}
     return Recipe(partial(bert, truncating=truncating), (TRANSFORMER, *modules), sentence_bert=sentence_bert, **more)
 
@@ -121,6 +124,17 @@ def _qwen3_recipe(*, eos_by_flag: bool = False, hidden_size: int = DIM) -> Recip
     )
 
 
+def _jina_recipe(*, code: bool = False) -> Recipe:
+    published = {"architectures": ["JinaBertForMaskedLM"], "model_max_length": 512}
+    return Recipe(
+        partial(jina, code=code),
+        (TRANSFORMER, MEAN),
+        config=published,
+        sentence_bert={"max_seq_length": 512, "do_lower_case": False},
+        network=partial(JinaBert, code=code),
+    )
+
+
 def _embedding_gemma_recipe() -> Recipe:
     prompts = {"query": "task: search result | query: ", "document": "title: none | text: "}
     return Recipe(
@@ -142,6 +156,8 @@ RECIPES = {
     "albert-mean": Recipe(albert, (TRANSFORMER, MEAN, NORMALIZE)),
     "albert-dense": Recipe(albert, (TRANSFORMER, CLS, _dense(TANH, size=48, bias=True))),
     "mpnet-mean": Recipe(mpnet, (TRANSFORMER, MEAN, NORMALIZE), sentence_bert={"max_seq_length": 200}),
+    "jina-mean": _jina_recipe(),
+    "jina-code": _jina_recipe(code=True),
     "modernbert-mean": _modernbert_recipe(NORMALIZE),
     "modernbert-dense": _modernbert_recipe(_dense(TANH, size=48, bias=True), NORMALIZE),
     "modernbert-dense-identity": _modernbert_recipe(_dense(IDENTITY)),
@@ -248,12 +264,17 @@ def _build(recipe: Recipe, folder: Path) -> Path:
 
 
 def _write_model(recipe: Recipe, folder: Path) -> None:
-    model = cast("Any", hf.AutoModel).from_config(recipe.backbone(folder))  # which has no types
+    config = recipe.backbone(folder)
+    model = (recipe.network or cast("Any", hf.AutoModel).from_config)(config)  # the latter has no types
     values = _random({name: tuple(value.shape) for name, value in model.named_parameters()})
-    model.load_state_dict(values, strict=False)  # not strict: position_ids and the like stay
-    model.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    write_json(folder / "config.json", config | {"architectures": [type(model).__name__]} | dict(recipe.config))
+    if recipe.network:
+        save_file(values, folder / "model.safetensors", metadata={"format": "pt"})
+        config.save_pretrained(folder)
+    else:
+        model.load_state_dict(values, strict=False)  # not strict: position_ids and the like stay
+        model.save_pretrained(folder)
+    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "config.json", written | {"architectures": [type(model).__name__]} | dict(recipe.config))
 
 
 def _write_modules(recipe: Recipe, folder: Path) -> None:
@@ -273,4 +294,5 @@ def _random(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
     """Draw every tensor, biases too: with a usual start (small, biases 0) all texts come out alike."""
     generator = torch.Generator().manual_seed(0)
     drawn = {name: 0.25 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    return {name: value + name.lower().endswith("norm.weight") for name, value in drawn.items()}
+    norms = {name for name in drawn if name.endswith(".weight") and "norm" in name.lower()}
+    return {name: value + (name in norms) for name, value in drawn.items()}

@@ -14,9 +14,19 @@ from handler.families import check_family
         ({"model_type": "deberta-v2"}, "DeBERTa's relative positions; not served, take a model of another family: gte"),
         ({"model_type": "jina_embeddings_v3"}, "no class for jina-embeddings-v3"),
         (
-            {"model_type": "bert", "position_embedding_type": "alibi"},
-            r"\(ALiBi\) of jina-embeddings-v2; not served, take",
+            {"model_type": "bert", "position_embedding_type": "alibi", "feed_forward_type": "reglu"},
+            r"config\.json: feed_forward_type=reglu, of which only geglu is computed here; not served",
         ),
+        ({"model_type": "bert", "position_embedding_type": "alibi"}, "feed_forward_type=None, of which only geglu"),
+        (
+            {
+                "model_type": "bert",
+                "position_embedding_type": "alibi",
+                "architectures": ["JinaBertForSequenceClassification"],
+            },
+            "JinaBertForSequenceClassification scores pairs of texts and embeds none; not served",
+        ),
+        ({"model_type": "xlm-roberta", "position_embedding_type": "alibi"}, "no xlm-roberta with alibi positions"),
         ({"model_type": "bert", "position_embedding_type": "relative_key"}, "no bert with relative_key positions"),
         (
             {"model_type": "xlm-roberta", "position_embedding_type": "rotary"},
@@ -52,6 +62,7 @@ def test_what_vllm_does_not_compute_is_refused_by_name(config: dict[str, Any], s
         {},
         {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False},
         {"model_type": "bert", "position_embedding_type": None},
+        {"model_type": "bert", "position_embedding_type": "alibi", "feed_forward_type": "geglu"},
         {"model_type": "xlm-roberta", "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
         {"model_type": "xlm-roberta"},
         {"model_type": "albert", "num_hidden_groups": 1, "inner_group_num": 1, "position_embedding_type": "absolute"},

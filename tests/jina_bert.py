@@ -1,0 +1,106 @@
+"""jina-embeddings-v2 in plain PyTorch, which no library has: what its authors' code computes, for one text.
+
+Its weights are called as in the published checkpoints. The model for code norms queries and keys, too, and the states
+once more behind the attention; of its two halves of the widening layer the other one goes through the activation.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import gelu
+from transformers.modeling_outputs import BaseModelOutput
+
+# By the number of heads, which are 8 or 12 in the published models.
+SLOPES = {2: [2**-4, 2**-8], 6: [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]}
+
+
+class JinaBert(nn.Module):
+    """The model, with random weights; *code* makes it the one for code."""
+
+    def __init__(self, config: Any, *, code: bool = False) -> None:
+        """Make as many layers as *config* has."""
+        super().__init__()
+        size, eps = config.hidden_size, config.layer_norm_eps
+        self.config = config
+        parts = {
+            "word_embeddings": nn.Embedding(config.vocab_size, size),
+            "token_type_embeddings": nn.Embedding(config.type_vocab_size, size),
+            "LayerNorm": nn.LayerNorm(size, eps=eps),
+        }
+        self.embeddings: Any = nn.ModuleDict(parts)
+        layer = CodeLayer if code else Layer
+        self.encoder: Any = nn.ModuleDict(
+            {"layer": nn.ModuleList(layer(config) for _ in range(config.num_hidden_layers))}
+        )
+
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> BaseModelOutput:
+        """Return the states of one text, (1, tokens, size)."""
+        (ids,) = input_ids
+        words = self.embeddings["word_embeddings"](ids) + self.embeddings["token_type_embeddings"].weight[0]
+        states = self.embeddings["LayerNorm"](words)
+        for layer in self.encoder["layer"]:
+            states = layer(states)
+        return BaseModelOutput(last_hidden_state=states[None])
+
+
+def attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int) -> Any:
+    """Attend within a text; each is (tokens, size). A score falls with the distance, in each head by its slope."""
+    q, k, v = (whole.view(len(whole), heads, -1).transpose(0, 1) for whole in (query, key, value))
+    places = torch.arange(len(query))
+    distance = (places[:, None] - places).abs()
+    scores = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5 - torch.tensor(SLOPES[heads])[:, None, None] * distance
+    return (scores.softmax(dim=-1) @ v).transpose(0, 1).flatten(1)
+
+
+class Layer(nn.Module):
+    """A layer of the models for English, German and other languages."""
+
+    def __init__(self, config: Any) -> None:
+        """Make its parts."""
+        super().__init__()
+        size, inner, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
+        self.heads = config.num_attention_heads
+        own = {name: nn.Linear(size, size) for name in ("query", "key", "value")}
+        out = {"dense": nn.Linear(size, size), "LayerNorm": nn.LayerNorm(size, eps=eps)}
+        self.attention: Any = nn.ModuleDict({"self": nn.ModuleDict(own), "output": nn.ModuleDict(out)})
+        mlp = {
+            "gated_layers": nn.Linear(size, 2 * inner, bias=False),
+            "wo": nn.Linear(inner, size),
+            "layernorm": nn.LayerNorm(size, eps=eps),
+        }
+        self.mlp: Any = nn.ModuleDict(mlp)
+
+    def forward(self, states: torch.Tensor) -> Any:
+        """Return the states after this layer, (tokens, size)."""
+        own, out = self.attention["self"], self.attention["output"]
+        seen = attended(own["query"](states), own["key"](states), own["value"](states), self.heads)
+        states = out["LayerNorm"](out["dense"](seen) + states)
+        gate, plain = self.mlp["gated_layers"](states).chunk(2, dim=-1)
+        return self.mlp["layernorm"](self.mlp["wo"](gelu(gate) * plain) + states)
+
+
+class CodeLayer(nn.Module):
+    """A layer of the model for code."""
+
+    def __init__(self, config: Any) -> None:
+        """Make its parts."""
+        super().__init__()
+        size, inner, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
+        self.heads = config.num_attention_heads
+        own: dict[str, nn.Module] = {name: nn.Linear(size, size) for name in ("query", "key", "value")}
+        own |= {name: nn.LayerNorm(size, eps=eps) for name in ("layer_norm_q", "layer_norm_k")}
+        out = {"dense": nn.Linear(size, size), "LayerNorm": nn.LayerNorm(size, eps=eps)}
+        self.attention: Any = nn.ModuleDict({"self": nn.ModuleDict(own), "output": nn.ModuleDict(out)})
+        self.layer_norm_1, self.layer_norm_2 = nn.LayerNorm(size, eps=eps), nn.LayerNorm(size, eps=eps)
+        mlp = {"up_gated_layer": nn.Linear(size, 2 * inner, bias=False), "down_layer": nn.Linear(inner, size)}
+        self.mlp: Any = nn.ModuleDict(mlp)
+
+    def forward(self, states: torch.Tensor) -> Any:
+        """Return the states after this layer, (tokens, size)."""
+        own, out = self.attention["self"], self.attention["output"]
+        query, key = own["layer_norm_q"](own["query"](states)), own["layer_norm_k"](own["key"](states))
+        seen = attended(query, key, own["value"](states), self.heads)
+        states = self.layer_norm_1(out["LayerNorm"](out["dense"](seen) + states) + states)
+        plain, gate = self.mlp["up_gated_layer"](states).chunk(2, dim=-1)
+        return self.layer_norm_2(self.mlp["down_layer"](plain * gelu(gate)) + states)

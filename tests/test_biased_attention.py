@@ -1,0 +1,90 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from handler import biased_attention
+from handler.biased_attention import attend_with_bias, own_heads
+
+HEADS, WIDTH = 4, 8
+LENGTHS = [5, 1, 40, 5, 200, 0, 40, 0]
+
+
+def of_places(rows: range, tokens: int, _device: Any) -> torch.Tensor:
+    """Make a bias that differs for each head and each pair of places, in both directions."""
+    across = torch.arange(tokens) - 3 * torch.arange(rows.start, rows.stop)[:, None]
+    return torch.sin(across * torch.arange(1, HEADS + 1)[:, None, None])
+
+
+def attended(states: torch.Tensor, starts: list[int], *, times: int = 1) -> Any:
+    """Attend to texts that begin at *starts* in *states*, (3, tokens, heads, width), by the second of two layers."""
+    layers = [
+        SimpleNamespace(attn=SimpleNamespace(impl=SimpleNamespace()), num_heads=HEADS, scaling=WIDTH**-0.5)
+        for _ in range(2)
+    ]
+    attend_with_bias(layers, of_places)
+    forward = layers[1].attn.impl.forward
+    output = torch.zeros(states.shape[1:])
+    assert forward(None, *states, None, None, output) is output
+    assert not output.any()  # without metadata vLLM only warms up
+    for _ in range(times):
+        metadata = SimpleNamespace(query_start_loc=torch.tensor(starts))
+        with torch.inference_mode():
+            forward(None, *states, None, metadata, output, output_scale=None)
+    return output
+
+
+def expected(states: torch.Tensor) -> torch.Tensor:
+    """Compute one text as the formula says."""
+    query, key, value = states
+    tokens = len(query)
+    scores = torch.einsum("qhw,khw->hqk", query, key) / WIDTH**0.5 + of_places(range(tokens), tokens, None)
+    return torch.einsum("hqk,khw->qhw", scores.softmax(dim=-1), value)
+
+
+@pytest.mark.parametrize("most_scores", [2**24, HEADS * 200 * 30, HEADS, 1])
+def test_each_text_attends_to_itself_with_its_own_bias(most_scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several of one length, of others, one token alone, and none at all, which pads a batch; long ones in parts."""
+    monkeypatch.setattr(biased_attention, "_MOST_SCORES", most_scores)
+    starts = [0, *torch.tensor(LENGTHS).cumsum(0).tolist()]
+    states = torch.randn(3, sum(LENGTHS), HEADS, WIDTH, generator=torch.Generator().manual_seed(0))
+    whole = attended(states, starts, times=2)
+    for start, length in zip(starts, LENGTHS, strict=False):
+        here = slice(start, start + length)
+        assert torch.allclose(whole[here], expected(states[:, here]), atol=1e-5)
+
+
+def test_the_bias_of_short_texts_is_made_once() -> None:
+    """For all batches and layers, until a longer one comes; of what is too long for that, only rows are held."""
+    asked: list[tuple[int, int]] = []
+
+    def noted(rows: range, tokens: int, device: Any) -> torch.Tensor:
+        asked.append((len(rows), tokens))
+        return of_places(rows, tokens, device)
+
+    layers = [SimpleNamespace(attn=SimpleNamespace(impl=SimpleNamespace()), num_heads=HEADS, scaling=1.0)]
+    attend_with_bias(layers, noted)
+    for tokens in (40, 40, 20, 41, 2200):
+        states = torch.randn(3, tokens, HEADS, WIDTH)
+        metadata = SimpleNamespace(query_start_loc=torch.tensor([0, tokens]))
+        layers[0].attn.impl.forward(None, *states, None, metadata, torch.zeros(states.shape[1:]))
+    assert asked == [(40, 40), (41, 41), (1906, 2200), (294, 2200)]
+
+
+def test_a_bias_is_kept_as_the_states_are() -> None:
+    """In half precision it takes half of the memory; torch mixes no kinds of numbers."""
+    layers = [SimpleNamespace(attn=SimpleNamespace(impl=SimpleNamespace()), num_heads=HEADS, scaling=1.0)]
+    attend_with_bias(layers, of_places)
+    states = torch.randn(3, 9, HEADS, WIDTH).bfloat16()
+    output = torch.zeros(9, HEADS, WIDTH).bfloat16()
+    metadata = SimpleNamespace(query_start_loc=torch.tensor([0, 9]))
+    layers[0].attn.impl.forward(None, *states, None, metadata, output)
+    assert output.isfinite().all()
+    assert output.any()
+
+
+@pytest.mark.parametrize(("rank", "heads"), [(0, slice(0, 2)), (1, slice(2, 4))])
+def test_each_worker_has_heads_of_its_own(rank: int, heads: slice) -> None:
+    """With tensor parallelism every other part of them."""
+    assert own_heads(SimpleNamespace(qkv_proj=SimpleNamespace(tp_rank=rank), num_heads=2)) == heads
