@@ -96,6 +96,10 @@ _REMEDIES = {
         "the checkpoint has weights that vLLM has no place for, as the head of another task is: load it with "
         "Transformers' AutoModel and save it again"
     ),
+    ("failed to be inspected",): (
+        "vLLM's code for that architecture cannot be imported: where it reads pictures or sound, too, it needs "
+        "torchvision, which is left out here"
+    ),
     ("architecture", "not supported", "unsupported", "no other way to handle"): (
         "this vLLM does not serve that architecture or choice"
     ),

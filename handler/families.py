@@ -26,13 +26,17 @@ _T5 = (
 )
 _DEBERTA = ("no attention with DeBERTa's relative positions", "gte-modernbert-base, or multilingual-e5-base")
 _ADAPTERS = "no choice among the adapters of jina-embeddings-v3: it takes that for text-matching, whatever the task"
-# What vLLM 0.32 lacks for families that many models are made of, and which of other families do the same.
+# What vLLM 0.32 lacks for families that many models are made of, by type or class, and which others do the same.
 _LACKING = {
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
     **dict.fromkeys(("deberta", "deberta-v2"), _DEBERTA),
     "jina_embeddings_v3": (
         "no class for jina-embeddings-v3",
         "multilingual-e5-large, or snowflake-arctic-embed-l-v2.0",
+    ),
+    "JinaEmbeddingsV5Model": (
+        "no choice among the adapters of jina-embeddings-v5, and takes none where they are not at hand",
+        "jina-embeddings-v5-text-small-retrieval, or the one with another task in its name",
     ),
 }
 # The same of kinds of positions, which config.json names.
@@ -51,11 +55,11 @@ def check_family(config: Json) -> None:
     """
     kind = config.get("model_type")
     positions = config.get("position_embedding_type") or "absolute"
-    lacks = _LACKING.get(str(kind))
+    lacks = next((_LACKING[name] for name in (kind, *(config.get("architectures") or ())) if name in _LACKING), None)
     if kind in ENCODERS and positions != "absolute" and not is_jina(config):
         lacks = _POSITIONS.get(positions, (f"no {kind} with {positions} positions", "one with absolute positions"))
     if lacks is not None:
-        message = f"vLLM has {lacks[0]}; not served, take a model of another family: {lacks[1]}"
+        message = f"vLLM has {lacks[0]}; not served, take another model: {lacks[1]}"
         raise StartError(message)
     if kind in _STRANGERS:
         message = f"vLLM counts the positions of {kind} models from 0, but they begin behind the padding id; not served"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from handler.errors import StartError
 from handler.jina import is_jina
-from handler.model_patches import Patches, config_patch, length_patch
+from handler.model_patches import Patches, config_patch, is_voyage, length_patch
 from handler.module_list import read_json, read_modules
 from handler.mpnet import MPNET
 from handler.trust import check_inside, pickled
@@ -36,7 +36,7 @@ _ENCODER_CONFIGS = tuple(
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 # Trained with Matryoshka loss, but their configs do not say so (sizes from their model cards).
-_MATRYOSHKA_FAMILIES: dict[str, tuple[int, ...]] = {"gemma3_text": (512, 256, 128)}
+_MATRYOSHKA_FAMILIES: dict[str, tuple[int, ...]] = {"gemma3_text": (512, 256, 128), "voyage": (1024, 512, 256)}
 _QWEN3_EMBEDDING_MINIMUM = 32
 # In `tokenizer_args` of sentence-transformers: what changes no token.
 _HARMLESS_ARGS = {"use_fast", "trust_remote_code", "padding_side", "truncation_side", "model_max_length", "max_length"}
@@ -234,7 +234,7 @@ def _check_dense_weights(folder: Path, *, has_bias: bool, allow_pickled: bool) -
 
 
 def _matryoshka(path: Path, config: dict[str, Any], override: Literal["any"] | tuple[int, ...] | None) -> Matryoshka:
-    family = config.get("model_type")
+    family = "voyage" if is_voyage(config) else config.get("model_type")
     trained = (path / "modules.json").is_file()  # a family's base model has none, its embedding model has
     if override is not None:
         return Matryoshka(minimum=1) if override == "any" else Matryoshka(sizes=override)

@@ -27,6 +27,8 @@ _TRAINED_FURTHER = {
     "BertForPreTraining": "BertModel",
     "ModernBertForMaskedLM": "ModernBertModel",
 }
+# Which looks to both sides and has a matrix behind its layers, though its config.json names Qwen3's own class.
+_VOYAGE_CODE, _VOYAGE = "Qwen3BidirectionalModel", "VoyageQwen3BidirectionalEmbedModel"
 _AS_OTHERS = {
     DISTILBERT: distilbert_as_bert,
     MPNET: mpnet_as_bert,
@@ -55,12 +57,20 @@ def config_patch(config: Json, *, has_modules: bool, dense_size: int | None = No
         patched = jina_as_gte(config)
     elif kind in _AS_OTHERS:
         patched = _AS_OTHERS[kind](config)
+    elif is_voyage(config):
+        patched = {name: value for name, value in config.items() if name != "auto_map"} | {"architectures": [_VOYAGE]}
     elif classes := config.get("architectures"):
         known = _KNOWN_AS | (_TRAINED_FURTHER if has_modules else {})
         patched["architectures"] = [known.get(name, name) for name in classes]
     if kind in ROBERTAS or (kind in ENCODERS and config.get("position_embedding_type", "") is None):
         patched["position_embedding_type"] = config.get("position_embedding_type") or "absolute"
     return {"config.json": patched} if patched != config else {}
+
+
+def is_voyage(config: Json) -> bool:
+    """Whether *config* is that of voyage-4-nano, which only the name of its Python tells."""
+    code = (config.get("auto_map") or {}).get("AutoModel")
+    return config.get("model_type") == "qwen3" and str(code).endswith(_VOYAGE_CODE)
 
 
 def length_patch(config: Json, file: str, encoder: Json, tokenizer: Json | None) -> Patches:

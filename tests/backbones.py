@@ -135,7 +135,9 @@ def modernbert(folder: Path) -> hf.PreTrainedConfig:
     return hf.ModernBertConfig(**{**SHAPE, **ids, **size})
 
 
-def qwen3(folder: Path, *, eos_by_flag: bool = False, hidden_size: int = DIM) -> hf.PreTrainedConfig:
+def qwen3(
+    folder: Path, *, eos_by_flag: bool = False, hidden_size: int = DIM, own: Json | None = None
+) -> hf.PreTrainedConfig:
     """Make a Qwen3 whose end mark comes from tokenizer.json, as published, or from ``add_eos_token``.
 
     Transformers 5 obeys that flag only where there is no tokenizer.json, so that folder has vocab.json and merges.txt.
@@ -154,7 +156,7 @@ def qwen3(folder: Path, *, eos_by_flag: bool = False, hidden_size: int = DIM) ->
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
     ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     size = {"vocab_size": backend.get_vocab_size(), "max_position_embeddings": 256, "hidden_size": hidden_size}
-    return hf.Qwen3Config(**{**SHAPE, **heads, **ids, **size})
+    return hf.Qwen3Config(**{**SHAPE, **heads, **ids, **size, **(own or {})})
 
 
 def gemma3(folder: Path) -> hf.PreTrainedConfig:

@@ -33,7 +33,7 @@ from tests.backbones import (
     write_json,
     xlm_roberta,
 )
-from tests.jina_bert import JinaBert
+from tests.networks import own_network
 
 INSTRUCTION = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 
@@ -56,7 +56,6 @@ class Recipe:
     config: Json = field(default_factory=dict)
     sentence_bert: Json = field(default_factory=dict)  # sentence_bert_config.json
     prompts: Json = field(default_factory=dict)  # config_sentence_transformers.json
-    network: Callable[[Any], Any] | None = None  # makes the model, where Transformers has no class
 
 
 OLD = "sentence_transformers.models."  # what most published folders say
@@ -131,7 +130,18 @@ def _jina_recipe(*, code: bool = False) -> Recipe:
         (TRANSFORMER, MEAN),
         config=published,
         sentence_bert={"max_seq_length": 512, "do_lower_case": False},
-        network=partial(JinaBert, code=code),
+    )
+
+
+def _voyage_recipe() -> Recipe:
+    code = {"AutoModel": "modeling_qwen3_bidirectional.Qwen3BidirectionalModel"}
+    own: Json = {"auto_map": code, "use_bidirectional_attention": True, "num_labels": 48}
+    prompts = {"query": "Represent the query for retrieving supporting documents: ", "document": ""}
+    return Recipe(
+        partial(qwen3, own=own),
+        (TRANSFORMER, MEAN, NORMALIZE),
+        config={"architectures": ["Qwen3ForCausalLM"]},
+        prompts={"prompts": prompts, "default_prompt_name": None},
     )
 
 
@@ -158,6 +168,7 @@ RECIPES = {
     "mpnet-mean": Recipe(mpnet, (TRANSFORMER, MEAN, NORMALIZE), sentence_bert={"max_seq_length": 200}),
     "jina-mean": _jina_recipe(),
     "jina-code": _jina_recipe(code=True),
+    "voyage-mean": _voyage_recipe(),
     "modernbert-mean": _modernbert_recipe(NORMALIZE),
     "modernbert-dense": _modernbert_recipe(_dense(TANH, size=48, bias=True), NORMALIZE),
     "modernbert-dense-identity": _modernbert_recipe(_dense(IDENTITY)),
@@ -265,9 +276,10 @@ def _build(recipe: Recipe, folder: Path) -> Path:
 
 def _write_model(recipe: Recipe, folder: Path) -> None:
     config = recipe.backbone(folder)
-    model = (recipe.network or cast("Any", hf.AutoModel).from_config)(config)  # the latter has no types
+    own = own_network(config)
+    model: Any = own or cast("Any", hf.AutoModel).from_config(config)  # the latter has no types
     values = _random({name: tuple(value.shape) for name, value in model.named_parameters()})
-    if recipe.network:
+    if own:
         save_file(values, folder / "model.safetensors", metadata={"format": "pt"})
         config.save_pretrained(folder)
     else:

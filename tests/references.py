@@ -9,18 +9,15 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
-from tests.jina_bert import JinaBert
+from tests.networks import own_network
 
 
 @cache
 def _load(folder: Path) -> SentenceTransformer:
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32})
-    config = model[0].model.config
-    if getattr(config, "position_embedding_type", None) == "alibi":  # a plain BERT to Transformers
-        weights = load_file(folder / "model.safetensors")
-        jina = JinaBert(config, code=any("layer_norm_q" in name for name in weights))
-        jina.load_state_dict(weights)
-        model[0].model = jina
+    if own := own_network(model[0].model.config):
+        own.load_state_dict(load_file(folder / "model.safetensors"))
+        model[0].model = own
     return model
 
 

@@ -102,6 +102,7 @@ def test_who_says_no_to_the_models_code_is_heard(
         ("There is no module or parameter named 'cls' in Model", "as the head of another task is: load it with"),
         ("fused_topk is not implemented as lack of triton", "on GPUs only"),
         ("InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx", "takes g++ and gcc"),
+        ("Model architectures ['SeesToo'] failed to be inspected.", "it needs torchvision, which is left out here"),
         ("something that nobody has seen yet", "LOG_LEVEL=DEBUG"),
     ],
 )

@@ -11,8 +11,12 @@ from handler.families import check_family
     [
         ({"model_type": "t5"}, "relative position bias that T5 adds .*: all-mpnet-base-v2 for sentence-t5"),
         ({"model_type": "umt5"}, "multilingual-e5-base for multilingual ones"),
-        ({"model_type": "deberta-v2"}, "DeBERTa's relative positions; not served, take a model of another family: gte"),
+        ({"model_type": "deberta-v2"}, "DeBERTa's relative positions; not served, take another model: gte"),
         ({"model_type": "jina_embeddings_v3"}, "no class for jina-embeddings-v3"),
+        (
+            {"model_type": "qwen3", "architectures": ["JinaEmbeddingsV5Model"]},
+            "adapters of jina-embeddings-v5, .*; not served, take another model: jina-embeddings-v5-text-small-r",
+        ),
         (
             {"model_type": "bert", "position_embedding_type": "alibi", "feed_forward_type": "reglu"},
             r"config\.json: feed_forward_type=reglu, of which only geglu is computed here; not served",

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from handler.jina import JINA, JINA_CODE, KIND, alibi_slopes, attend_by_distance, is_jina, jina_as_gte, weights_as_gte
-from tests.jina_bert import CodeLayer, JinaBert
+from tests.networks import CodeLayer, JinaBert
 
 CONFIG = {"model_type": "bert", "position_embedding_type": "alibi", "hidden_size": 64, "num_attention_heads": 2}
 SIZES = SimpleNamespace(

@@ -12,6 +12,8 @@ from handler.weights import overlay
 from tests import models
 from tests.models import edited
 
+VOYAGE = {"model_type": "qwen3", "auto_map": {"AutoModel": "modeling_qwen3_bidirectional.Qwen3BidirectionalModel"}}
+
 
 @pytest.mark.parametrize(("name", "word"), models.REFUSED.items())
 def test_what_vllm_would_serve_differently_is_refused_by_name(name: str, word: str, folders: Path) -> None:
@@ -52,6 +54,21 @@ def test_a_folder_without_modules_leaves_the_pooling_to_vllm(folders: Path, tmp_
     assert folder.normalizes
 
 
+def test_voyage_is_told_from_qwen3_by_its_code(folders: Path) -> None:
+    """That code is not run: vLLM has a class that looks to both sides and has the matrix behind."""
+    seen = read_model_folder(models.build("voyage-mean", folders)).patches["config.json"]
+    assert seen["architectures"] == ["VoyageQwen3BidirectionalEmbedModel"]
+    assert "auto_map" not in seen
+    assert seen["model_type"] == "qwen3"
+    assert "config.json" not in read_model_folder(models.build("qwen3-last", folders)).patches
+
+
+def test_models_with_an_attention_of_their_own_are_eager(folders: Path) -> None:
+    """It looks at the lengths of texts."""
+    names = ("mpnet-mean", "jina-mean", "jina-code", "gte-cls", "voyage-mean", "bert-lower")
+    assert [name for name in names if read_model_folder(models.build(name, folders)).eager] == list(names[:3])
+
+
 @pytest.mark.parametrize(
     ("family", "override", "expected"),
     [
@@ -60,6 +77,7 @@ def test_a_folder_without_modules_leaves_the_pooling_to_vllm(folders: Path, tmp_
         ({"is_matryoshka": True}, None, Matryoshka(minimum=1)),
         ({"model_type": "qwen3"}, None, Matryoshka(minimum=32)),
         ({"model_type": "gemma3_text"}, None, Matryoshka(sizes=(512, 256, 128))),
+        (VOYAGE, None, Matryoshka(sizes=(1024, 512, 256))),
         ({"matryoshka_dimensions": [16, 32]}, (8,), Matryoshka(sizes=(8,))),
         ({}, "any", Matryoshka(minimum=1)),
     ],
@@ -152,7 +170,7 @@ def test_an_embedding_model_may_have_kept_the_class_of_a_language_model(
         ("t5", "relative position bias that T5 adds to its scores; not served, take .*: all-mpnet-base-v2"),
         (
             "deberta-v2",
-            "no attention with DeBERTa's relative positions; not served, take a model of another family: gte",
+            "no attention with DeBERTa's relative positions; not served, take another model: gte",
         ),
     ],
 )

@@ -1,12 +1,14 @@
-"""jina-embeddings-v2 in plain PyTorch, which no library has: what its authors' code computes, for one text.
+"""Models in plain PyTorch that no library has: what their authors' code computes, for one text.
 
-Its weights are called as in the published checkpoints. The model for code norms queries and keys, too, and the states
-once more behind the attention; of its two halves of the widening layer the other one goes through the activation.
+Their weights are called as in the published checkpoints. jina-embeddings-v2's model for code norms queries and keys,
+too, and the states once more behind the attention; of its two halves of the widening layer the other one goes through
+the activation.
 """
 
 from typing import Any
 
 import torch
+import transformers as hf
 from torch import nn
 from torch.nn.functional import gelu
 from transformers.modeling_outputs import BaseModelOutput
@@ -15,8 +17,31 @@ from transformers.modeling_outputs import BaseModelOutput
 SLOPES = {2: [2**-4, 2**-8], 6: [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]}
 
 
+def own_network(config: Any) -> nn.Module | None:
+    """Make the network of a *config*, by the Python that it names; None where Transformers has one."""
+    code = str((getattr(config, "auto_map", None) or {}).get("AutoModel"))
+    if code.endswith("JinaBertModel"):
+        return JinaBert(config, code="qk-post-norm" in code)
+    return Voyage(config) if code.endswith("Qwen3BidirectionalModel") else None
+
+
+class Voyage(nn.Module):
+    """voyage-4-nano: a Qwen3 that looks to both sides, and a matrix behind it."""
+
+    def __init__(self, config: Any) -> None:
+        """Make as many layers as *config* has."""
+        super().__init__()
+        self.config = config
+        self.model = hf.Qwen3Model(hf.Qwen3Config(**{**config.to_dict(), "is_causal": False}))
+        self.linear = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> BaseModelOutput:
+        """Return the states of one text, (1, tokens, labels)."""
+        return BaseModelOutput(last_hidden_state=self.linear(self.model(input_ids=input_ids).last_hidden_state))
+
+
 class JinaBert(nn.Module):
-    """The model, with random weights; *code* makes it the one for code."""
+    """jina-embeddings-v2; *code* makes it the one for code."""
 
     def __init__(self, config: Any, *, code: bool = False) -> None:
         """Make as many layers as *config* has."""
