@@ -197,7 +197,7 @@ class _Description:
         if self._rules.check_model_name:
             for schema in schemas.values():
                 if "model" in (request := schema.get("properties", {})) and "anyOf" in request["model"]:
-                    request["model"]["anyOf"][0]["enum"] = list(self._rules.names)
+                    request["model"]["anyOf"][0]["enum"] = [*self._rules.names, ""]
 
 
 def _types(operation: Operation) -> Iterator[Any]:

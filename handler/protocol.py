@@ -5,6 +5,7 @@ Reference: https://platform.openai.com/docs/api-reference/embeddings, plus the e
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
@@ -216,7 +217,7 @@ def parse_body(body: bytes, wire: type[ModelT]) -> ModelT:
         MissingCapabilityError: a field asks for what no model here can do.
     """
     try:
-        content = orjson.loads(body)
+        content = orjson.loads(body.removeprefix(BOM_UTF8))  # some editors of Windows write it into a file
     except orjson.JSONDecodeError as exc:
         message = f"the body is not valid JSON: {exc.msg} at byte {exc.pos}"
         if body.startswith(_GZIP):

@@ -109,9 +109,9 @@ class EmbeddingService:
             yield loaded.tokenizer
 
     def _check_model_name(self, name: str | None) -> None:
-        """Refuse a model that is not served here; no name means the served one."""
+        """Refuse a model that is not served here; no name, or an empty one as to vLLM, means the served one."""
         rules = self.rules
-        if rules.check_model_name and name is not None and name not in rules.names:
+        if rules.check_model_name and name and name not in rules.names:
             message = f"this server has no such model; it serves {', '.join(rules.names)}"
             raise ModelNotFoundError(message, param="model")
 
