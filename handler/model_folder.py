@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from handler.errors import StartError
 from handler.jina import is_jina
-from handler.model_patches import Patches, config_patch, is_voyage, length_patch
+from handler.model_patches import Patches, config_patch, length_patch
 from handler.module_list import read_json, read_modules
 from handler.mpnet import MPNET
+from handler.rotary import is_voyage
 from handler.trust import check_inside, pickled
 from handler.weights import check_safetensors
 

@@ -10,7 +10,14 @@ from handler.errors import StartError
 from handler.families import ENCODERS, NOMIC, ROBERTAS, check_family
 from handler.jina import is_jina, jina_as_gte
 from handler.mpnet import MPNET
-from handler.rotary import config_as_gte, config_as_nomic
+from handler.rotary import (
+    LLAMA_BOTH_SIDES,
+    config_as_gte,
+    config_as_llama,
+    config_as_nomic,
+    config_as_voyage,
+    is_voyage,
+)
 
 Json = dict[str, Any]
 Patches = dict[str, Json]  # file -> its content
@@ -27,21 +34,20 @@ _TRAINED_FURTHER = {
     "BertForPreTraining": "BertModel",
     "ModernBertForMaskedLM": "ModernBertModel",
 }
-# Which looks to both sides and has a matrix behind its layers, though its config.json names Qwen3's own class.
-_VOYAGE_CODE, _VOYAGE = "Qwen3BidirectionalModel", "VoyageQwen3BidirectionalEmbedModel"
 _AS_OTHERS = {
     DISTILBERT: distilbert_as_bert,
     MPNET: mpnet_as_bert,
     "gte": config_as_gte,
     "new": config_as_gte,
     NOMIC: config_as_nomic,
+    LLAMA_BOTH_SIDES: config_as_llama,
 }
 
 
 def config_patch(config: Json, *, has_modules: bool, dense_size: int | None = None) -> Patches:
     """Name classes that vLLM has, and RoBERTa's kind of positions, which it needs and Transformers 5 does not write.
 
-    DistilBERT, MPNet, ALBERT, Jina's, GTE and Nomic BERT get what the classes that compute them need. Only a model that
+    Other families get what the classes that compute them need. Only a model that
     *has_modules* of sentence-transformers is an embedding model whatever its class: others may be for sparse vectors.
     *dense_size* is what its last Dense module makes of the vectors, None where there is none.
 
@@ -58,19 +64,13 @@ def config_patch(config: Json, *, has_modules: bool, dense_size: int | None = No
     elif kind in _AS_OTHERS:
         patched = _AS_OTHERS[kind](config)
     elif is_voyage(config):
-        patched = {name: value for name, value in config.items() if name != "auto_map"} | {"architectures": [_VOYAGE]}
+        patched = config_as_voyage(config)
     elif classes := config.get("architectures"):
         known = _KNOWN_AS | (_TRAINED_FURTHER if has_modules else {})
         patched["architectures"] = [known.get(name, name) for name in classes]
     if kind in ROBERTAS or (kind in ENCODERS and config.get("position_embedding_type", "") is None):
         patched["position_embedding_type"] = config.get("position_embedding_type") or "absolute"
     return {"config.json": patched} if patched != config else {}
-
-
-def is_voyage(config: Json) -> bool:
-    """Whether *config* is that of voyage-4-nano, which only the name of its Python tells."""
-    code = (config.get("auto_map") or {}).get("AutoModel")
-    return config.get("model_type") == "qwen3" and str(code).endswith(_VOYAGE_CODE)
 
 
 def length_patch(config: Json, file: str, encoder: Json, tokenizer: Json | None) -> Patches:

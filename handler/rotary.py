@@ -1,8 +1,9 @@
-"""Encoders with rotary positions, GTE's and Nomic's, under the words that vLLM's classes look for in config.json.
+"""Encoders with rotary positions, GTE's, Nomic's and others', in the words that vLLM's classes look for in config.json.
 
-Their repositories were made for Python code of their own. Transformers 5 has both families itself, computes the same
-and writes other words; vLLM 0.32 knows some of either. So each gets what is missing, and needs no code.
-Source: vllm/model_executor/models/config.py and bert_with_rope.py; configuration_gte.py and
+Their repositories were made for Python code of their own. Transformers 5 has GTE and Nomic BERT itself, computes the
+same and writes other words; vLLM 0.32 knows some of either. It has classes for Llamas and Qwen3s that look to both
+sides, too, but goes by other names than these give. So each gets what is missing, and needs no code.
+Source: vllm/model_executor/models/config.py, bert_with_rope.py, llama.py and voyage.py; configuration_gte.py and
 configuration_nomic_bert.py of Transformers 5.
 """
 
@@ -40,6 +41,28 @@ _GTE: Json = {
     "pack_qkv": True,
     "logn_attention_scale": False,
 }
+_VOYAGE_CODE = "Qwen3BidirectionalModel"
+LLAMA_BOTH_SIDES = "llama_bidirec"
+
+
+def is_voyage(config: Json) -> bool:
+    """Whether *config* is that of voyage-4-nano, which says that it is a Qwen3: only the name of its Python tells."""
+    code = (config.get("auto_map") or {}).get("AutoModel")
+    return config.get("model_type") == "qwen3" and str(code).endswith(_VOYAGE_CODE)
+
+
+def config_as_voyage(config: Json) -> Json:
+    """Name the class that looks to both sides and has a matrix behind its layers."""
+    return _without_code(config) | {"architectures": ["VoyageQwen3BidirectionalEmbedModel"]}
+
+
+def config_as_llama(config: Json) -> Json:
+    """Name Llama's type in a *config* of NVIDIA's, whose class vLLM has, and the default of its pooling."""
+    return {"pooling": "avg", **_without_code(config), "model_type": "llama"}
+
+
+def _without_code(config: Json) -> Json:
+    return {name: value for name, value in config.items() if name != "auto_map"}
 
 
 def config_as_gte(config: Json) -> Json:

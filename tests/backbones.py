@@ -10,6 +10,8 @@ from typing import Any
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from tests.networks import LlamaBidirectionalConfig
+
 Json = Mapping[str, Any]
 
 DIM = 64
@@ -157,6 +159,14 @@ def qwen3(
     ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     size = {"vocab_size": backend.get_vocab_size(), "max_position_embeddings": 256, "hidden_size": hidden_size}
     return hf.Qwen3Config(**{**SHAPE, **heads, **ids, **size, **(own or {})})
+
+
+def llama(folder: Path) -> hf.PreTrainedConfig:
+    """Make one of NVIDIA's Llamas that look to both sides, here with Qwen3's tokenizer."""
+    vocab_size = qwen3(folder).vocab_size
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    size = {"vocab_size": vocab_size, "max_position_embeddings": 256, "num_key_value_heads": 1}
+    return LlamaBidirectionalConfig(**{**SHAPE, **ids, **size})
 
 
 def gemma3(folder: Path) -> hf.PreTrainedConfig:

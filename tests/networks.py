@@ -25,6 +25,23 @@ def own_network(config: Any) -> nn.Module | None:
     return Voyage(config) if code.endswith("Qwen3BidirectionalModel") else None
 
 
+class LlamaBidirectionalConfig(hf.LlamaConfig):  # type: ignore[misc] # which has no types
+    """NVIDIA's, of a type that Transformers does not know."""
+
+    model_type = "llama_bidirec"
+    is_causal: bool = False  # what their code does in masks of its own
+
+
+class LlamaBidirectionalModel(hf.LlamaModel):  # type: ignore[misc] # likewise
+    """llama-nemotron-embed: a Llama that looks to both sides."""
+
+    config_class = LlamaBidirectionalConfig
+
+
+hf.AutoConfig.register(LlamaBidirectionalConfig.model_type, LlamaBidirectionalConfig)
+hf.AutoModel.register(LlamaBidirectionalConfig, LlamaBidirectionalModel)
+
+
 class Voyage(nn.Module):
     """voyage-4-nano: a Qwen3 that looks to both sides, and a matrix behind it."""
 

@@ -44,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "encoding": {"errors", "strands"},
     "model_patches": {"albert", "as_bert", "errors", "families", "jina", "mpnet", "rotary"},
     "module_list": {"errors", "trust"},
-    "model_folder": {"errors", "jina", "model_patches", "module_list", "mpnet", "trust", "weights"},
+    "model_folder": {"errors", "jina", "model_patches", "module_list", "mpnet", "rotary", "trust", "weights"},
     "weights": {"errors", "s3", "s3_model", "trust"},
     "aws": set(),
     "caches": set(),

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from handler.rotary import config_as_gte, config_as_nomic
+from handler.rotary import config_as_gte, config_as_llama, config_as_nomic, is_voyage
 
 CODE = {"auto_map": {"AutoModel": "org/repository--modeling.NewModel"}}
 
@@ -68,3 +68,28 @@ def test_a_nomic_bert_of_transformers_gets_the_words_that_vllm_looks_for() -> No
     assert (seen["activation_function"], seen["qkv_proj_bias"], seen["mlp_fc1_bias"]) == ("swiglu", False, False)
     assert seen["rope_parameters"] == {"rope_theta": 5}
     assert config_as_nomic({"hidden_act": "gelu"})["activation_function"] == "gelu"
+
+
+def test_a_llama_that_looks_to_both_sides_is_a_llama_to_transformers() -> None:
+    """vLLM's class for it asks for a pooling, which a config may leave to the default of its code."""
+    made = {"model_type": "llama_bidirec", "architectures": ["LlamaBidirectionalModel"], "hidden_size": 64}
+    assert config_as_llama({**made, **CODE}) == {**made, "model_type": "llama", "pooling": "avg"}
+    assert config_as_llama({**made, "pooling": "last"})["pooling"] == "last"
+
+
+@pytest.mark.parametrize(
+    ("config", "whether"),
+    [
+        (
+            {"model_type": "qwen3", "auto_map": {"AutoModel": "modeling_qwen3_bidirectional.Qwen3BidirectionalModel"}},
+            True,
+        ),
+        ({"model_type": "qwen3", "auto_map": {"AutoModel": "modeling.Other"}}, False),
+        ({"model_type": "qwen3", "auto_map": None}, False),
+        ({"model_type": "qwen3"}, False),
+        ({"model_type": "qwen2", "auto_map": {"AutoModel": "modeling.Qwen3BidirectionalModel"}}, False),
+    ],
+)
+def test_voyage_is_told_by_its_code(config: dict[str, Any], whether: bool) -> None:  # noqa: FBT001 - a result
+    """Other models of its type are Qwen3's own."""
+    assert is_voyage(config) is whether
