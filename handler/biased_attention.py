@@ -7,9 +7,15 @@ Source: unified_attention_with_output in vllm/model_executor/layers/attention/at
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
+
+# In the config that vLLM sees, where the model's type is that of the class which computes it: whose model it is.
+COMPUTED_AS = "computed_as"
+BUCKETS = 32  # of distances in T5 and MPNet: half for each direction, of which half are exact
+FARTHEST = 128  # tokens; from there on all distances share the last bucket
 
 # (rows, tokens, device) -> the bias of these rows of a text of so many tokens, (this worker's heads, rows, tokens).
 Bias = Callable[[range, int, Any], Any]
@@ -32,6 +38,40 @@ def own_heads(layer: Any) -> slice:
     """Return which of all heads *layer* has in this worker."""
     begin = layer.qkv_proj.tp_rank * layer.num_heads
     return slice(begin, begin + layer.num_heads)
+
+
+def without_rotation(layer: Any) -> None:
+    """Have an attention *layer* of vLLM's leave queries and keys as they are, whatever the positions."""
+    del layer.rotary_emb  # a module, where a function takes its place
+    layer.rotary_emb = lambda _positions, query, key: (query, key)
+
+
+def learned_bias(owner: Any, layer: Any) -> Bias:
+    """Make room for a bias by distances among the weights of *owner*, and return what it is for the heads of *layer*.
+
+    Source: transformers/models/t5/modeling_t5.py and mpnet/modeling_mpnet.py, `compute_bias`.
+    """
+    import torch  # noqa: PLC0415 - importing it takes seconds
+
+    owner.relative_attention_bias = torch.nn.Embedding(BUCKETS, layer.total_num_heads)
+    heads = own_heads(layer)
+
+    def bias(rows: range, tokens: int, device: Any) -> Any:
+        learned = owner.relative_attention_bias.weight[:, heads]
+        return learned[buckets(rows, tokens, device)].permute(2, 0, 1)
+
+    return bias
+
+
+def buckets(rows: range, tokens: int, device: Any) -> Any:
+    """Return the bucket of each pair of places in a text, (rows, tokens): finer where they are near."""
+    import torch  # noqa: PLC0415
+
+    ahead = torch.arange(tokens, device=device) - torch.arange(rows.start, rows.stop, device=device)[:, None]
+    half, exact = BUCKETS // 2, BUCKETS // 4
+    far = ahead.abs().clamp(min=exact)  # what is nearer has a bucket of its own, and no logarithm at 0
+    coarse = exact + (torch.log(far.float() / exact) / math.log(FARTHEST / exact) * (half - exact)).long()
+    return half * (ahead > 0).long() + torch.where(ahead.abs() < exact, ahead.abs(), coarse.clamp(max=half - 1))
 
 
 class _Attention:

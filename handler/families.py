@@ -10,7 +10,8 @@ from typing import Any
 
 from handler.albert import ALBERT
 from handler.errors import StartError
-from handler.jina import FEED_FORWARD, is_jina
+from handler.jina import is_jina, jina_problem
+from handler.t5 import T5S, t5_problem
 
 Json = dict[str, Any]
 
@@ -20,15 +21,11 @@ ENCODERS = {"bert", ALBERT, *ROBERTAS}  # which one class of vLLM's computes
 # Models of which no class of vLLM's knows where their positions begin.
 _STRANGERS = {"data2vec-text", "esm", "ibert", "longformer", "luke", "roberta-prelayernorm"}
 _STRANGERS |= {"xlm-roberta-xl", "xmod"}
-_T5 = (
-    "no encoder with the relative position bias that T5 adds to its scores",
-    "all-mpnet-base-v2 for sentence-t5 and gtr-t5, multilingual-e5-base for multilingual ones",
-)
 _DEBERTA = ("no attention with DeBERTa's relative positions", "gte-modernbert-base, or multilingual-e5-base")
 _ADAPTERS = "no choice among the adapters of jina-embeddings-v3: it takes that for text-matching, whatever the task"
 # What vLLM 0.32 lacks for families that many models are made of, by type or class, and which others do the same.
 _LACKING = {
-    **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
+    "umt5": ("no encoder with a bias of its own in each layer", "multilingual-e5-base"),
     **dict.fromkeys(("deberta", "deberta-v2"), _DEBERTA),
     "jina_embeddings_v3": (
         "no class for jina-embeddings-v3",
@@ -73,10 +70,8 @@ def _problem(kind: str, config: Json) -> str | None:
     """Say which choice in *config* vLLM passes over in silence, None where there is none."""
     if kind in ENCODERS and config.get("is_decoder"):
         return f"is_decoder, but vLLM's {kind} looks to both sides"
-    if is_jina(config) and str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
-        return f"{config['architectures'][0]} scores pairs of texts and embeds none"
-    if is_jina(config) and config.get("feed_forward_type") != FEED_FORWARD:
-        return f"feed_forward_type={config.get('feed_forward_type')}, of which only {FEED_FORWARD} is computed here"
+    if kind in T5S or is_jina(config):
+        return t5_problem(config) if kind in T5S else jina_problem(config)
     padding = config.get("pad_token_id")
     if kind in ROBERTAS and padding is not None and padding in (config.get("bos_token_id"), config.get("eos_token_id")):
         return "pad_token_id is also the beginning's or the end's id, by which positions are counted in another way"

@@ -14,13 +14,12 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from handler.biased_attention import attend_with_bias, own_heads
+from handler.biased_attention import COMPUTED_AS, attend_with_bias, own_heads, without_rotation
 
 Json = dict[str, Any]
 
 JINA, JINA_CODE = "jina_bert", "jina_bert_code"
-KIND = "computed_as"  # in the config that vLLM sees, of which the model's type is GTE's
-FEED_FORWARD = "geglu"
+_FEED_FORWARD = "geglu"
 _CODE = "jina-bert-v2-qk-post-norm"  # where the Python of the model for code is
 _LEFT_OUT = ("pooler.", "cls.")  # a pooler and heads of other tasks
 # What a layer's weights are called -> what vLLM's GTE takes them for. Of the two halves of the widening matrix the one
@@ -50,6 +49,16 @@ def is_jina(config: Json) -> bool:
     return config.get("model_type") == "bert" and config.get("position_embedding_type") == "alibi"
 
 
+def jina_problem(config: Json) -> str | None:
+    """Say which choice in a *config* of theirs is not computed here, None where there is none."""
+    kind = str((config.get("architectures") or [""])[0])
+    if kind.endswith("ForSequenceClassification"):
+        return f"{kind} scores pairs of texts and embeds none"
+    if (feed_forward := config.get("feed_forward_type")) != _FEED_FORWARD:
+        return f"feed_forward_type={feed_forward}, of which only {_FEED_FORWARD} is computed here"
+    return None
+
+
 def jina_as_gte(config: Json) -> Json:
     """Name GTE's class, and keep which of the two models it is."""
     said = f"{config.get('auto_map')} {config.get('_name_or_path')}"
@@ -58,7 +67,7 @@ def jina_as_gte(config: Json) -> Json:
         "architectures": ["GteModel"],
         "position_embedding_type": "rope",
         "hidden_act": "gelu",
-        KIND: JINA_CODE if _CODE in said else JINA,
+        COMPUTED_AS: JINA_CODE if _CODE in said else JINA,
     }
     return {name: value for name, value in config.items() if name != "auto_map"} | shown
 
@@ -111,10 +120,9 @@ def attend_by_distance(model: Any) -> None:
     config = model.config
     layers = [layer.attn for layer in model.encoder.layers]
     for layer in layers:
-        del layer.rotary_emb  # a module, where a function takes its place
-        layer.rotary_emb = lambda _positions, query, key: (query, key)
+        without_rotation(layer)
     first = layers[0]
-    if getattr(config, KIND) == JINA_CODE:
+    if getattr(config, COMPUTED_AS) == JINA_CODE:
         if first.num_heads != first.total_num_heads:
             message = "jina-embeddings-v2-base-code cannot be shared: leave EMBED_TENSOR_PARALLEL_SIZE at 1"
             raise ValueError(message)

@@ -17,6 +17,7 @@ from handler.model_patches import Patches, config_patch, length_patch
 from handler.module_list import read_json, read_modules
 from handler.mpnet import MPNET
 from handler.rotary import is_voyage
+from handler.t5 import T5S
 from handler.trust import check_inside, pickled
 from handler.weights import check_safetensors
 
@@ -75,7 +76,7 @@ class ModelFolder:
     lower_case: bool = False
     patches: Patches = field(default_factory=dict)  # what vLLM must see instead of some files
     vocab_size: int | None = None
-    dtype: str | None = None  # of the checkpoint, as config.json calls it
+    dtype: str | None = None  # of the checkpoint, as config.json calls it; None: any will do, float16 will not
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     matryoshka: Matryoshka = field(default_factory=Matryoshka)
@@ -120,11 +121,11 @@ def _read_model_folder(
         pooling=_pooling(path, modules),
         normalizes=not modules or "Normalize" in kinds,
         dense_layers=len(dense),
-        eager=config.get("model_type") == MPNET or is_jina(config),
+        eager=config.get("model_type") in {MPNET, *T5S} or is_jina(config),
         lower_case=bool(encoder.get("do_lower_case", False)),
         patches=config_patch(config, has_modules=bool(modules), dense_size=dense[-1] if dense else None) | length,
         vocab_size=config.get("vocab_size"),
-        dtype=config.get("dtype") or config.get("torch_dtype"),
+        dtype=None if config.get("model_type") in T5S else config.get("dtype") or config.get("torch_dtype"),
         prompts={name: text or "" for name, text in (prompts.get("prompts") or {}).items()},
         default_prompt_name=_default_prompt_name(path, prompts),
         matryoshka=_matryoshka(path, config, matryoshka),

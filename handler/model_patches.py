@@ -18,6 +18,7 @@ from handler.rotary import (
     config_as_voyage,
     is_voyage,
 )
+from handler.t5 import T5S, t5_as_llama
 
 Json = dict[str, Any]
 Patches = dict[str, Json]  # file -> its content
@@ -41,6 +42,7 @@ _AS_OTHERS = {
     "new": config_as_gte,
     NOMIC: config_as_nomic,
     LLAMA_BOTH_SIDES: config_as_llama,
+    **dict.fromkeys(T5S, t5_as_llama),
 }
 
 

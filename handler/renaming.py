@@ -12,8 +12,10 @@ from typing import Any
 
 from handler.albert import ALBERT, share_weights
 from handler.as_bert import DISTILBERT, weights_as_bert
-from handler.jina import JINA, JINA_CODE, KIND, attend_by_distance, weights_as_gte
+from handler.biased_attention import COMPUTED_AS
+from handler.jina import JINA, JINA_CODE, attend_by_distance, weights_as_gte
 from handler.mpnet import MPNET, attend_as_mpnet
+from handler.t5 import T5, compute_t5, weights_as_llama
 
 Weights = Iterable[tuple[str, Any]]
 
@@ -31,6 +33,7 @@ _RENAMED: dict[str, tuple[str, Callable[[Weights], Weights]]] = {
     ALBERT: ("BertModel", partial(weights_as_bert, family=ALBERT)),
     JINA: ("GteModel", partial(weights_as_gte, kind=JINA)),
     JINA_CODE: ("GteModel", partial(weights_as_gte, kind=JINA_CODE)),
+    T5: ("LlamaBidirectionalModel", weights_as_llama),
     "bert": ("BertModel", partial(without_head, base="bert.", heads=("cls.",))),
     "gte": ("GteModel", partial(without_head, base="new.", heads=("classifier.", "lm_head."))),
 }
@@ -40,20 +43,21 @@ _CHANGED: dict[str, Callable[[Any], None]] = {
     ALBERT: share_weights,
     JINA: attend_by_distance,
     JINA_CODE: attend_by_distance,
+    T5: compute_t5,
 }
 
 
 def rename_weights(base_loader: Any) -> None:
     """Have the models that vLLM's module *base_loader* makes take the weights of those that are shown as others.
 
-    MPNet's, ALBERT's and Jina's are changed, too, and get weights that vLLM's class has not.
+    MPNet's, ALBERT's, Jina's and T5's are changed, too, and get weights that vLLM's class has not.
     """
     initialize = base_loader.initialize_model
 
     def initialize_model(*args: Any, **options: Any) -> Any:
         model = initialize(*args, **options)
         config = getattr(model, "config", None)
-        kind = str(getattr(config, KIND, None) or getattr(config, "model_type", None))
+        kind = str(getattr(config, COMPUTED_AS, None) or getattr(config, "model_type", None))
         shown_as, rename = _RENAMED.get(kind, (None, None))
         if rename is not None and shown_as in (getattr(config, "architectures", None) or ()):
             if kind in _CHANGED:

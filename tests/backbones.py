@@ -107,6 +107,14 @@ def albert(folder: Path) -> hf.PreTrainedConfig:
     return hf.AlbertConfig(**{**SHAPE, **size})
 
 
+def t5(folder: Path, *, feed_forward: str) -> hf.PreTrainedConfig:
+    """Make a T5, whose texts may be longer than its farthest distance; heads are wider together than the layers."""
+    scores = _unigram(["<pad>", "</s>", "<unk>"])
+    hf.T5Tokenizer(vocab=list(scores.items()), extra_ids=0, model_max_length=256).save_pretrained(folder)
+    size = {"d_model": DIM, "d_kv": 32, "d_ff": 96, "num_layers": 2, "num_heads": 4, "vocab_size": len(scores)}
+    return hf.T5Config(**size, feed_forward_proj=feed_forward)
+
+
 def xlm_roberta(folder: Path, *, max_length: int = 128) -> hf.PreTrainedConfig:
     """Make an XLM-RoBERTa, whose positions begin at 2, so that 130 of them are 128 tokens."""
     scores = _unigram(["<s>", "<pad>", "</s>", "<unk>"]) | {"<mask>": 0.0}

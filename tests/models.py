@@ -31,6 +31,7 @@ from tests.backbones import (
     mpnet,
     nomic,
     qwen3,
+    t5,
     write_json,
     xlm_roberta,
 )
@@ -134,6 +135,14 @@ def _jina_recipe(*, code: bool = False) -> Recipe:
     )
 
 
+def _t5_recipe(*, feed_forward: str = "relu") -> Recipe:
+    return Recipe(
+        partial(t5, feed_forward=feed_forward),
+        (TRANSFORMER, MEAN, _dense(IDENTITY, size=48), NORMALIZE),
+        sentence_bert={"max_seq_length": 256, "do_lower_case": False},
+    )
+
+
 def _voyage_recipe() -> Recipe:
     code = {"AutoModel": "modeling_qwen3_bidirectional.Qwen3BidirectionalModel"}
     own: Json = {"auto_map": code, "use_bidirectional_attention": True, "num_labels": 48}
@@ -175,6 +184,8 @@ RECIPES = {
         (TRANSFORMER, MEAN, NORMALIZE),
         config={"auto_map": {"AutoModel": "llama_bidirectional_model.LlamaBidirectionalModel"}, "pooling": "avg"},
     ),
+    "t5-mean": _t5_recipe(),
+    "t5-gated": _t5_recipe(feed_forward="gated-gelu"),
     "modernbert-mean": _modernbert_recipe(NORMALIZE),
     "modernbert-dense": _modernbert_recipe(_dense(TANH, size=48, bias=True), NORMALIZE),
     "modernbert-dense-identity": _modernbert_recipe(_dense(IDENTITY)),

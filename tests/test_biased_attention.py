@@ -3,9 +3,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
+from transformers.models.t5.modeling_t5 import T5Attention
 
 from handler import biased_attention
-from handler.biased_attention import attend_with_bias, own_heads
+from handler.biased_attention import attend_with_bias, buckets, own_heads, without_rotation
 
 HEADS, WIDTH = 4, 8
 LENGTHS = [5, 1, 40, 5, 200, 0, 40, 0]
@@ -88,3 +90,21 @@ def test_a_bias_is_kept_as_the_states_are() -> None:
 def test_each_worker_has_heads_of_its_own(rank: int, heads: slice) -> None:
     """With tensor parallelism every other part of them."""
     assert own_heads(SimpleNamespace(qkv_proj=SimpleNamespace(tp_rank=rank), num_heads=2)) == heads
+
+
+def test_buckets_are_those_of_transformers() -> None:
+    """To both sides, where each distance has its own, where several share one, and past the last; also of some rows."""
+    places = torch.arange(300)
+    theirs = MPNetEncoder.relative_position_bucket(places[None, :] - places[:, None])
+    assert torch.equal(theirs, T5Attention._relative_position_bucket(places[None, :] - places[:, None]))  # noqa: SLF001
+    assert torch.equal(buckets(range(300), 300, torch.device("cpu")), theirs)
+    assert torch.equal(buckets(range(150, 170), 300, torch.device("cpu")), theirs[150:170])
+
+
+def test_without_rotation_queries_and_keys_stay() -> None:
+    """What was a module is a function then, which torch lets nobody do in one step."""
+    layer: Any = torch.nn.Module()
+    layer.rotary_emb = torch.nn.Identity()
+    without_rotation(layer)
+    assert layer.rotary_emb(None, "query", "key") == ("query", "key")
+    assert not list(layer.children())

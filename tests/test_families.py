@@ -9,8 +9,11 @@ from handler.families import check_family
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"model_type": "t5"}, "relative position bias that T5 adds .*: all-mpnet-base-v2 for sentence-t5"),
-        ({"model_type": "umt5"}, "multilingual-e5-base for multilingual ones"),
+        (
+            {"model_type": "umt5"},
+            "no encoder with a bias of its own in each layer; .*: multilingual-e5-base",
+        ),
+        ({"model_type": "t5", "feed_forward_proj": "gated-silu"}, r"config\.json: feed_forward_proj=gated-silu, of"),
         ({"model_type": "deberta-v2"}, "DeBERTa's relative positions; not served, take another model: gte"),
         ({"model_type": "jina_embeddings_v3"}, "no class for jina-embeddings-v3"),
         (
@@ -66,6 +69,8 @@ def test_what_vllm_does_not_compute_is_refused_by_name(config: dict[str, Any], s
         {},
         {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False},
         {"model_type": "bert", "position_embedding_type": None},
+        {"model_type": "t5", "feed_forward_proj": "relu", "is_encoder_decoder": True},
+        {"model_type": "mt5", "feed_forward_proj": "gated-gelu", "pad_token_id": 0},
         {"model_type": "bert", "position_embedding_type": "alibi", "feed_forward_type": "geglu"},
         {"model_type": "xlm-roberta", "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
         {"model_type": "xlm-roberta"},

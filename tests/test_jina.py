@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 import torch
 
-from handler.jina import JINA, JINA_CODE, KIND, alibi_slopes, attend_by_distance, is_jina, jina_as_gte, weights_as_gte
+from handler.biased_attention import COMPUTED_AS
+from handler.jina import JINA, JINA_CODE, alibi_slopes, attend_by_distance, is_jina, jina_as_gte, weights_as_gte
 from tests.networks import CodeLayer, JinaBert
 
 CONFIG = {"model_type": "bert", "position_embedding_type": "alibi", "hidden_size": 64, "num_attention_heads": 2}
@@ -45,7 +46,7 @@ def test_vllm_sees_a_gte_and_no_code(said: dict[str, Any], kind: str) -> None:
     seen = jina_as_gte({**CONFIG, **said})
     assert (seen["model_type"], seen["architectures"]) == ("gte", ["GteModel"])
     assert (seen["position_embedding_type"], seen["hidden_act"]) == ("rope", "gelu")
-    assert (seen[KIND], seen["hidden_size"]) == (kind, 64)
+    assert (seen[COMPUTED_AS], seen["hidden_size"]) == (kind, 64)
     assert "auto_map" not in seen
 
 
@@ -122,7 +123,7 @@ def attention(*, rank: int, workers: int) -> Any:
 
 def model(kind: str, layers: list[Any]) -> Any:
     """Make what there is of vLLM's GTE around them."""
-    config = SimpleNamespace(hidden_size=64, layer_norm_eps=1e-12, **{KIND: kind})
+    config = SimpleNamespace(hidden_size=64, layer_norm_eps=1e-12, **{COMPUTED_AS: kind})
     encoder = SimpleNamespace(layers=[SimpleNamespace(attn=layer) for layer in layers])
     return SimpleNamespace(config=config, encoder=encoder)
 

@@ -65,8 +65,17 @@ def test_voyage_is_told_from_qwen3_by_its_code(folders: Path) -> None:
 
 def test_models_with_an_attention_of_their_own_are_eager(folders: Path) -> None:
     """It looks at the lengths of texts."""
-    names = ("mpnet-mean", "jina-mean", "jina-code", "gte-cls", "voyage-mean", "bert-lower")
-    assert [name for name in names if read_model_folder(models.build(name, folders)).eager] == list(names[:3])
+    names = ("mpnet-mean", "jina-mean", "jina-code", "t5-mean", "gte-cls", "voyage-mean", "bert-lower")
+    assert [name for name in names if read_model_folder(models.build(name, folders)).eager] == list(names[:4])
+
+
+def test_no_type_of_number_is_kept_of_a_t5(folders: Path, tmp_path: Path) -> None:
+    """In float16, as some are published, it overflows: vLLM gets bfloat16 for GPUs, and CPUs compute in float32."""
+    folder = read_model_folder(
+        edited(folders, tmp_path, "t5-mean", config=lambda config: config | {"dtype": "float16"})
+    )
+    assert folder.dtype is None
+    assert folder.patches["config.json"]["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +176,10 @@ def test_an_embedding_model_may_have_kept_the_class_of_a_language_model(
 @pytest.mark.parametrize(
     ("family", "said"),
     [
-        ("t5", "relative position bias that T5 adds to its scores; not served, take .*: all-mpnet-base-v2"),
+        (
+            "umt5",
+            "no encoder with a bias of its own in each layer; not served, take another model: multilingual-e5-base",
+        ),
         (
             "deberta-v2",
             "no attention with DeBERTa's relative positions; not served, take another model: gte",

@@ -3,19 +3,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
-from handler.mpnet import attend_as_mpnet, buckets
+from handler.biased_attention import buckets
+from handler.mpnet import attend_as_mpnet
 
 HEADS, WIDTH, TOKENS = 4, 8, 30
-
-
-def test_buckets_are_those_of_transformers() -> None:
-    """To both sides, where each distance has its own, where several share one, and past the last; also of some rows."""
-    places = torch.arange(300)
-    theirs = MPNetEncoder.relative_position_bucket(places[None, :] - places[:, None])
-    assert torch.equal(buckets(range(300), 300, torch.device("cpu")), theirs)
-    assert torch.equal(buckets(range(150, 170), 300, torch.device("cpu")), theirs[150:170])
 
 
 def attended(states: torch.Tensor, learned: torch.Tensor, *, rank: int = 0, workers: int = 1) -> Any:
