@@ -11,12 +11,12 @@ from typing import Any
 from handler.albert import ALBERT
 from handler.errors import StartError
 from handler.jina import is_jina, jina_problem
+from handler.nomic_moe import NOMIC
 from handler.t5 import T5S, t5_problem
 
 Json = dict[str, Any]
 
 ROBERTAS = {"roberta", "xlm-roberta", "camembert"}  # their positions begin behind the padding id
-NOMIC = "nomic_bert"
 ENCODERS = {"bert", ALBERT, *ROBERTAS}  # which one class of vLLM's computes
 # Models of which no class of vLLM's knows where their positions begin.
 _STRANGERS = {"data2vec-text", "esm", "ibert", "longformer", "luke", "roberta-prelayernorm"}
@@ -41,7 +41,10 @@ _POSITIONS = {
     "rotary": (_ADAPTERS, "multilingual-e5-large, or snowflake-arctic-embed-l-v2.0"),
 }
 # What Nomic's own code does otherwise where this is set, and vLLM does not.
-_NOMIC_CHOICES = ("rotary_scaling_factor", "prenorm", "parallel_block", "use_rms_norm", "causal")
+_NOMIC_CHOICES = (
+    *("rotary_scaling_factor", "prenorm", "parallel_block", "use_rms_norm", "causal"),
+    *("moe_normalize_expert_weights", "expert_choice_router", "num_shared_experts"),
+)
 
 
 def check_family(config: Json) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 from handler.albert import ALBERT
 from handler.as_bert import DISTILBERT, MPNET_POSITION, albert_as_bert, distilbert_as_bert, mpnet_as_bert
 from handler.errors import StartError
-from handler.families import ENCODERS, NOMIC, ROBERTAS, check_family
+from handler.families import ENCODERS, ROBERTAS, check_family
 from handler.jina import is_jina, jina_as_gte
 from handler.mpnet import MPNET
+from handler.nomic_moe import NOMIC
 from handler.rotary import (
     LLAMA_BOTH_SIDES,
     config_as_gte,

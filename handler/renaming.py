@@ -15,6 +15,7 @@ from handler.as_bert import DISTILBERT, weights_as_bert
 from handler.biased_attention import COMPUTED_AS
 from handler.jina import JINA, JINA_CODE, attend_by_distance, weights_as_gte
 from handler.mpnet import MPNET, attend_as_mpnet
+from handler.nomic_moe import NOMIC, mix_experts_on_cpus
 from handler.t5 import T5, compute_t5, weights_as_llama
 
 Weights = Iterable[tuple[str, Any]]
@@ -34,6 +35,7 @@ _RENAMED: dict[str, tuple[str, Callable[[Weights], Weights]]] = {
     JINA: ("GteModel", partial(weights_as_gte, kind=JINA)),
     JINA_CODE: ("GteModel", partial(weights_as_gte, kind=JINA_CODE)),
     T5: ("LlamaBidirectionalModel", weights_as_llama),
+    NOMIC: ("NomicBertModel", iter),
     "bert": ("BertModel", partial(without_head, base="bert.", heads=("cls.",))),
     "gte": ("GteModel", partial(without_head, base="new.", heads=("classifier.", "lm_head."))),
 }
@@ -44,6 +46,7 @@ _CHANGED: dict[str, Callable[[Any], None]] = {
     JINA: attend_by_distance,
     JINA_CODE: attend_by_distance,
     T5: compute_t5,
+    NOMIC: mix_experts_on_cpus,
 }
 
 

@@ -207,6 +207,35 @@ def nomic(folder: Path) -> hf.PreTrainedConfig:
     return hf.NomicBertConfig(vocab_size=vocab_size, pad_token_id=0, type_vocab_size=2, **positions, **SHAPE)
 
 
+def nomic_moe(folder: Path) -> hf.PreTrainedConfig:
+    """Make a nomic-embed-text-v2-moe of four layers, two of them with experts, with XLM-RoBERTa's tokenizer."""
+    own = {
+        **SHAPE,
+        "auto_map": {"AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"},
+        "activation_function": "gelu",
+        "layer_norm_epsilon": 1e-5,
+        "moe_every_n_layers": 2,
+        "moe_normalize_expert_weights": False,
+        "moe_top_k": 2,
+        "n_embd": DIM,
+        "n_head": 2,
+        "n_inner": 96,
+        "n_layer": 4,
+        "n_positions": 2048,
+        "num_experts": 4,
+        "num_hidden_layers": 4,
+        "pad_token_id": 1,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "rotary_emb_base": 10000,
+        "rotary_emb_fraction": 1.0,
+        "rotary_emb_interleaved": False,
+        "type_vocab_size": 1,
+        "vocab_size": xlm_roberta(folder).vocab_size,
+        **dict.fromkeys(("mlp_fc1_bias", "mlp_fc2_bias", "qkv_proj_bias"), True),
+    }
+    return hf.NomicBertConfig(**own)
+
+
 def write_json(path: Path, value: Json | list[Json]) -> None:
     """Write *value*; nothing is written for an empty one."""
     if value:

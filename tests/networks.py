@@ -22,7 +22,67 @@ def own_network(config: Any) -> nn.Module | None:
     code = str((getattr(config, "auto_map", None) or {}).get("AutoModel"))
     if code.endswith("JinaBertModel"):
         return JinaBert(config, code="qk-post-norm" in code)
+    if code.endswith("NomicBertModel") and getattr(config, "num_experts", None):
+        return NomicMoe(config)
     return Voyage(config) if code.endswith("Qwen3BidirectionalModel") else None
+
+
+class NomicMoe(nn.Module):
+    """nomic-embed-text-v2-moe: BERT's layers with rotary positions, every other one with experts."""
+
+    def __init__(self, config: Any) -> None:
+        """Make as many layers as *config* has."""
+        super().__init__()
+        self.config = config
+        size, inner, experts = config.n_embd, config.n_inner, config.num_experts
+        words = {"word_embeddings": config.vocab_size, "token_type_embeddings": config.type_vocab_size}
+        self.embeddings: Any = nn.ModuleDict({name: nn.Embedding(count, size) for name, count in words.items()})
+        self.emb_ln = nn.LayerNorm(size, eps=config.layer_norm_epsilon)
+
+        def layer(*, mixed: bool) -> nn.Module:
+            attn = nn.ModuleDict({"Wqkv": nn.Linear(size, 3 * size), "out_proj": nn.Linear(size, size)})
+            mlp: nn.Module = nn.ModuleDict({"fc1": nn.Linear(size, inner), "fc2": nn.Linear(inner, size)})
+            if mixed:
+                matrices = nn.ParameterDict({name: torch.empty(experts * inner, size) for name in ("w1", "w2")})
+                mixture = nn.ModuleDict({"mlp": matrices})
+                mixture.bias = nn.Parameter(torch.empty(size))
+                router = nn.ModuleDict({"layer": nn.Linear(size, experts, bias=False)})
+                mlp = nn.ModuleDict({"router": router, "experts": mixture})
+            norms = {name: nn.LayerNorm(size, eps=config.layer_norm_epsilon) for name in ("norm1", "norm2")}
+            return nn.ModuleDict({"attn": attn, "mlp": mlp, **norms})
+
+        layers = [layer(mixed=index % config.moe_every_n_layers == 1) for index in range(config.n_layer)]
+        self.encoder: Any = nn.ModuleDict({"layers": nn.ModuleList(layers)})
+
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> BaseModelOutput:
+        """Return the states of one text, (1, tokens, size)."""
+        (ids,) = input_ids
+        words = self.embeddings["word_embeddings"](ids) + self.embeddings["token_type_embeddings"].weight[0]
+        states = self.emb_ln(words)
+        for layer in self.encoder["layers"]:
+            qkv = layer["attn"]["Wqkv"](states).view(len(ids), 3, self.config.n_head, -1).permute(1, 2, 0, 3)
+            query, key = rotated(qkv[0]), rotated(qkv[1])
+            seen = nn.functional.scaled_dot_product_attention(query, key, qkv[2]).transpose(0, 1).flatten(1)
+            states = layer["norm1"](states + layer["attn"]["out_proj"](seen))
+            states = layer["norm2"](states + self._widened(layer["mlp"], states))
+        return BaseModelOutput(last_hidden_state=states[None])
+
+    def _widened(self, mlp: Any, states: torch.Tensor) -> Any:
+        if "fc1" in mlp:
+            return mlp["fc2"](gelu(mlp["fc1"](states)))
+        likes = mlp["router"]["layer"](states).softmax(dim=-1)
+        weights = likes * (likes >= likes.topk(self.config.moe_top_k).values[:, -1:])  # of the others nothing
+        w1, w2 = (mlp["experts"]["mlp"][name].unflatten(0, (self.config.num_experts, -1)) for name in ("w1", "w2"))
+        outputs = gelu(states @ w1.transpose(1, 2)) @ w2  # (experts, tokens, size)
+        return torch.einsum("te,ets->ts", weights, outputs) + mlp["experts"].bias
+
+
+def rotated(states: torch.Tensor) -> torch.Tensor:
+    """Turn each pair of numbers of *states*, (heads, tokens, width), by its text's place."""
+    tokens, width = states.shape[1:]
+    angles = torch.arange(tokens)[:, None] / 10000 ** (torch.arange(0, width, 2) / width)
+    left, right = states.chunk(2, dim=-1)
+    return torch.cat([left * angles.cos() - right * angles.sin(), right * angles.cos() + left * angles.sin()], dim=-1)
 
 
 class LlamaBidirectionalConfig(hf.LlamaConfig):  # type: ignore[misc] # which has no types

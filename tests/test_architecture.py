@@ -35,15 +35,16 @@ ALLOWED: dict[str, set[str]] = {
     "albert": set(),
     "as_bert": {"albert", "mpnet"},
     "t5": {"biased_attention"},
-    "families": {"albert", "errors", "jina", "t5"},
+    "nomic_moe": set(),
+    "families": {"albert", "errors", "jina", "nomic_moe", "t5"},
     "rotary": set(),
-    "renaming": {"albert", "as_bert", "biased_attention", "jina", "mpnet", "t5"},
+    "renaming": {"albert", "as_bert", "biased_attention", "jina", "mpnet", "nomic_moe", "t5"},
     "installation": {"errors"},
     "engine_args": {"errors"},
     "vllm_core": {"engine_args", "errors", "logs", "renaming", "trust", "vllm_mends"},
     "vllm_workers": {"vllm_core"},
     "encoding": {"errors", "strands"},
-    "model_patches": {"albert", "as_bert", "errors", "families", "jina", "mpnet", "rotary", "t5"},
+    "model_patches": {"albert", "as_bert", "errors", "families", "jina", "mpnet", "nomic_moe", "rotary", "t5"},
     "module_list": {"errors", "trust"},
     "model_folder": {"errors", "jina", "model_patches", "module_list", "mpnet", "rotary", "t5", "trust", "weights"},
     "weights": {"errors", "s3", "s3_model", "trust"},
@@ -118,7 +119,7 @@ OWNERS = {
     "prometheus_client": {"metrics", "ports"},
     "opentelemetry": {"traces"},
     "aws_lambda_powertools": {"emf"},
-    "torch": {"albert", "biased_attention", "jina", "t5", "vllm_core", "vllm_mends"},
+    "torch": {"albert", "biased_attention", "jina", "nomic_moe", "t5", "vllm_core", "vllm_mends"},
 }
 
 

@@ -34,6 +34,7 @@ def attended(states: torch.Tensor, starts: list[int], *, times: int = 1) -> Any:
         metadata = SimpleNamespace(query_start_loc=torch.tensor(starts))
         with torch.inference_mode():
             forward(None, *states, None, metadata, output, output_scale=None)
+        forward(None, *states, None, None, output)  # a warm-up between batches changes nothing
     return output
 
 
@@ -72,6 +73,25 @@ def test_the_bias_of_short_texts_is_made_once() -> None:
         metadata = SimpleNamespace(query_start_loc=torch.tensor([0, tokens]))
         layers[0].attn.impl.forward(None, *states, None, metadata, torch.zeros(states.shape[1:]))
     assert asked == [(40, 40), (41, 41), (1906, 2200), (294, 2200)]
+
+
+def test_where_texts_lie_is_found_out_once_for_all_layers() -> None:
+    """They share the description of a batch."""
+
+    class Places(list[int]):
+        read = 0
+
+        def tolist(self) -> list[int]:
+            self.read += 1
+            return list(self)
+
+    layers = [SimpleNamespace(attn=SimpleNamespace(impl=SimpleNamespace()), num_heads=HEADS, scaling=1.0)] * 3
+    attend_with_bias(layers, of_places)
+    states, places = torch.randn(3, 9, HEADS, WIDTH), Places([0, 9])
+    metadata = SimpleNamespace(query_start_loc=places)
+    for layer in layers:
+        layer.attn.impl.forward(None, *states, None, metadata, torch.zeros(9, HEADS, WIDTH))
+    assert places.read == 1
 
 
 def test_a_bias_is_kept_as_the_states_are() -> None:

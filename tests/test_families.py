@@ -53,7 +53,7 @@ from handler.families import check_family
         ),
         *(
             ({"model_type": "nomic_bert", choice: True}, f"{choice}=True, which vLLM does not compute; not served")
-            for choice in ("prenorm", "parallel_block", "use_rms_norm", "causal")
+            for choice in ("prenorm", "parallel_block", "use_rms_norm", "causal", "moe_normalize_expert_weights")
         ),
     ],
 )

