@@ -179,7 +179,14 @@ def _fetching(located: Located, lifecycle: Lifecycle[LoadedModel], settings: Set
 
 
 def engine_options(settings: Settings, folder: ModelFolder, *, streamed_from: str | None) -> EngineOptions:
-    """Put together what shapes the engine; a model that must be eager is, unless the operator says otherwise."""
+    """Put together what shapes the engine; a model that must be eager is, unless the operator says otherwise.
+
+    Raises:
+        StartError: a model that cannot be shared is to be.
+    """
+    if folder.whole and settings.tensor_parallel_size > 1:
+        message = f"EMBED_TENSOR_PARALLEL_SIZE: the layers of {folder.path} cannot be shared by workers; leave it at 1"
+        raise StartError(message)
     hidden = beside_weights(folder.path, _load_format(settings))
     asked = settings.model_dump(include={option.name for option in fields(EngineOptions)})  # those of the same name
     if folder.eager and settings.enforce_eager is None:

@@ -49,6 +49,11 @@ def is_jina(config: Json) -> bool:
     return config.get("model_type") == "bert" and config.get("position_embedding_type") == "alibi"
 
 
+def is_jina_code(config: Json) -> bool:
+    """Whether it is the model for code, whose norms go over all heads: workers cannot share its layers."""
+    return is_jina(config) and _CODE in f"{config.get('auto_map')} {config.get('_name_or_path')}"
+
+
 def jina_problem(config: Json) -> str | None:
     """Say which choice in a *config* of theirs is not computed here, None where there is none."""
     kind = str((config.get("architectures") or [""])[0])
@@ -61,13 +66,12 @@ def jina_problem(config: Json) -> str | None:
 
 def jina_as_gte(config: Json) -> Json:
     """Name GTE's class, and keep which of the two models it is."""
-    said = f"{config.get('auto_map')} {config.get('_name_or_path')}"
     shown = {
         "model_type": "gte",
         "architectures": ["GteModel"],
         "position_embedding_type": "rope",
         "hidden_act": "gelu",
-        COMPUTED_AS: JINA_CODE if _CODE in said else JINA,
+        COMPUTED_AS: JINA_CODE if is_jina_code(config) else JINA,
     }
     return {name: value for name, value in config.items() if name != "auto_map"} | shown
 
@@ -110,11 +114,7 @@ def weights_as_gte(weights: Iterable[tuple[str, Any]], *, kind: str) -> Iterator
 
 
 def attend_by_distance(model: Any) -> None:
-    """Have vLLM's GTE *model* compute a jina-embeddings-v2.
-
-    Raises:
-        ValueError: workers share the layers of the model for code, whose norms go over all heads.
-    """
+    """Have vLLM's GTE *model* compute a jina-embeddings-v2; that for code must have all its heads here."""
     import torch  # noqa: PLC0415
 
     config = model.config
@@ -123,9 +123,6 @@ def attend_by_distance(model: Any) -> None:
         without_rotation(layer)
     first = layers[0]
     if getattr(config, COMPUTED_AS) == JINA_CODE:
-        if first.num_heads != first.total_num_heads:
-            message = "jina-embeddings-v2-base-code cannot be shared: leave EMBED_TENSOR_PARALLEL_SIZE at 1"
-            raise ValueError(message)
         for layer in layers:
             for name in ("query_ln", "key_ln", "post_ln"):
                 setattr(layer, name, torch.nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))

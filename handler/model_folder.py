@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from handler.errors import StartError
-from handler.jina import is_jina
+from handler.jina import is_jina, is_jina_code
 from handler.model_patches import Patches, config_patch, length_patch
 from handler.module_list import read_json, read_modules
 from handler.mpnet import MPNET
@@ -73,6 +73,7 @@ class ModelFolder:
     normalizes: bool
     dense_layers: int = 0
     eager: bool = False  # its attention looks at the lengths of texts, which a CUDA graph cannot
+    whole: bool = False  # workers cannot share its layers
     lower_case: bool = False
     patches: Patches = field(default_factory=dict)  # what vLLM must see instead of some files
     vocab_size: int | None = None
@@ -122,6 +123,7 @@ def _read_model_folder(
         normalizes=not modules or "Normalize" in kinds,
         dense_layers=len(dense),
         eager=config.get("model_type") in {MPNET, *T5S} or is_jina(config),
+        whole=is_jina_code(config),
         lower_case=bool(encoder.get("do_lower_case", False)),
         patches=config_patch(config, has_modules=bool(modules), dense_size=dense[-1] if dense else None) | length,
         vocab_size=config.get("vocab_size"),

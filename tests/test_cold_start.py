@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +66,19 @@ def test_mpnet_is_eager_unless_compiling_is_asked_for(
         monkeypatch.setenv("EMBED_ENFORCE_EAGER", asked)
     folder = read_model_folder(models.build(model, folders))
     assert engine_options(Settings.from_environment(), folder, streamed_from=None).enforce_eager is eager
+
+
+@pytest.mark.parametrize(("model", "refused"), [("jina-code", True), ("jina-mean", False)])
+def test_a_model_that_workers_cannot_share_is_refused_at_once(
+    model: str,
+    refused: bool,  # noqa: FBT001
+    folders: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """vLLM would only say that a worker failed."""
+    monkeypatch.setenv("EMBED_TENSOR_PARALLEL_SIZE", "2")
+    folder = read_model_folder(models.build(model, folders))
+    with pytest.raises(StartError, match=r"EMBED_TENSOR_PARALLEL_SIZE: .*leave it at 1") if refused else nullcontext():
+        engine_options(Settings.from_environment(), folder, streamed_from=None)
+    monkeypatch.setenv("EMBED_TENSOR_PARALLEL_SIZE", "1")
+    engine_options(Settings.from_environment(), folder, streamed_from=None)

@@ -159,9 +159,3 @@ def test_the_model_for_code_norms_more() -> None:
     assert torch.allclose(query, own["layer_norm_q"](states))
     assert torch.allclose(key, own["layer_norm_k"](other))
     assert torch.allclose(layer(None, states), out["LayerNorm"](out["dense"](states) + states))
-
-
-def test_the_model_for_code_is_not_shared() -> None:
-    """A worker with some of the heads cannot norm over all."""
-    with pytest.raises(ValueError, match="leave EMBED_TENSOR_PARALLEL_SIZE at 1"):
-        attend_by_distance(model(JINA_CODE, [attention(rank=0, workers=2)]))
