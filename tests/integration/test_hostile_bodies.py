@@ -35,7 +35,6 @@ REFUSED = {
     "Infinity": b'{"input":"a","priority":Infinity}',
     "an integer of 10 000 digits": b'{"input":"a","priority":' + b"9" * 10_000 + b"}",
     "token ids of 100 digits": b'{"input":[[' + b"9" * 100 + b"]]}",
-    "a byte order mark": b'\xef\xbb\xbf{"input":"a"}',
     "UTF-16": json.dumps({"input": "a"}).encode("utf-16"),
 }
 
