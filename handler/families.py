@@ -1,6 +1,6 @@
-"""Families of models, and choices in their config.json, that vLLM does not compute: refused by name before it starts.
+"""Families of models, and choices in their config.json, that are not computed: refused by name before vLLM starts.
 
-Most of them vLLM would load and compute otherwise; of the rest it says something that nobody who serves a model knows.
+Most of them it would load and compute otherwise; of the rest it says something that nobody who serves a model knows.
 Source: vllm/model_executor/models of vLLM 0.32, and vectors of tiny models against sentence-transformers' own.
 """
 
@@ -36,10 +36,7 @@ _LACKING = {
         "jina-embeddings-v5-text-small-retrieval, or the one with another task in its name",
     ),
 }
-# The same of kinds of positions, which config.json names.
-_POSITIONS = {
-    "rotary": (_ADAPTERS, "multilingual-e5-large, or snowflake-arctic-embed-l-v2.0"),
-}
+_ROTARY = (_ADAPTERS, "multilingual-e5-large, or snowflake-arctic-embed-l-v2.0")  # what such an encoder is
 # What Nomic's own code does otherwise where this is set, and vLLM does not.
 _NOMIC_CHOICES = (
     *("rotary_scaling_factor", "prenorm", "parallel_block", "use_rms_norm", "causal"),
@@ -57,7 +54,8 @@ def check_family(config: Json) -> None:
     positions = config.get("position_embedding_type") or "absolute"
     lacks = next((_LACKING[name] for name in (kind, *(config.get("architectures") or ())) if name in _LACKING), None)
     if kind in ENCODERS and positions != "absolute" and not is_jina(config):
-        lacks = _POSITIONS.get(positions, (f"no {kind} with {positions} positions", "one with absolute positions"))
+        lacks = (f"no {kind} with {positions} positions", "one with absolute positions")
+        lacks = _ROTARY if positions == "rotary" else lacks
     if lacks is not None:
         message = f"vLLM has {lacks[0]}; not served, take another model: {lacks[1]}"
         raise StartError(message)

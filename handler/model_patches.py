@@ -50,9 +50,9 @@ _AS_OTHERS = {
 def config_patch(config: Json, *, has_modules: bool, dense_size: int | None = None) -> Patches:
     """Name classes that vLLM has, and RoBERTa's kind of positions, which it needs and Transformers 5 does not write.
 
-    Other families get what the classes that compute them need. Only a model that
-    *has_modules* of sentence-transformers is an embedding model whatever its class: others may be for sparse vectors.
-    *dense_size* is what its last Dense module makes of the vectors, None where there is none.
+    Other families get what the classes that compute them need. Only a model that *has_modules* of sentence-transformers
+    is an embedding model whatever its class: others may be for sparse vectors. *dense_size* is what its last Dense
+    module makes of the vectors, None where there is none.
 
     Raises:
         StartError: a model that vLLM lacks something for, or would compute otherwise.

@@ -1,7 +1,8 @@
-"""Weights under the names that vLLM's classes know, whichever loader reads them.
+"""Weights under the names that vLLM's classes know, whichever loader reads them, and what these classes lack.
 
 A checkpoint of a language model has the model's name in front of every weight, and a head, which an embedding does not
-pass. Transformers takes off the one and leaves out the other; vLLM's BERT and GTE do neither.
+pass. Transformers takes off the one and leaves out the other; vLLM's BERT and GTE do neither. Families of which it has
+no class have other names, and parts of their own.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _CHANGED: dict[str, Callable[[Any], None]] = {
 def rename_weights(base_loader: Any) -> None:
     """Have the models that vLLM's module *base_loader* makes take the weights of those that are shown as others.
 
-    MPNet's, ALBERT's, Jina's and T5's are changed, too, and get weights that vLLM's class has not.
+    Some are changed first, and get weights that vLLM's class has not.
     """
     initialize = base_loader.initialize_model
 
