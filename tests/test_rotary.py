@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+import transformers as hf
 
 from handler.rotary import config_as_gte, config_as_llama, config_as_nomic, is_voyage
 
@@ -68,6 +69,16 @@ def test_a_nomic_bert_of_transformers_gets_the_words_that_vllm_looks_for() -> No
     assert (seen["activation_function"], seen["qkv_proj_bias"], seen["mlp_fc1_bias"]) == ("swiglu", False, False)
     assert seen["rope_parameters"] == {"rope_theta": 5}
     assert config_as_nomic({"hidden_act": "gelu"})["activation_function"] == "gelu"
+
+
+def test_a_nomic_bert_that_says_nothing_of_its_size_has_that_of_transformers() -> None:
+    """Whose defaults a config.json may leave out."""
+    seen, default = config_as_nomic({"model_type": "nomic_bert"}), hf.NomicBertConfig()
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "layer_norm_eps"):
+        assert seen[name] == getattr(default, name), name
+    assert (seen["n_embd"], seen["n_head"]) == (default.hidden_size, default.num_attention_heads)
+    assert (seen["qkv_proj_bias"], seen["mlp_fc1_bias"], seen["mlp_fc2_bias"]) == (False, False, False)
+    assert seen["rotary_emb_interleaved"] is False
 
 
 def test_a_llama_that_looks_to_both_sides_is_a_llama_to_transformers() -> None:

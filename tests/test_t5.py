@@ -45,6 +45,7 @@ def test_its_sizes_in_llamas_words() -> None:
     assert left_out["num_attention_heads"] == default.num_heads
     assert left_out["rms_norm_eps"] == default.layer_norm_epsilon
     assert left_out["feed_forward_proj"] == default.feed_forward_proj
+    assert left_out["max_position_embeddings"] == 512
 
 
 @pytest.mark.parametrize("feed_forward", ["relu", "gated-gelu"])
