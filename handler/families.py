@@ -10,14 +10,18 @@ from typing import Any
 
 from handler.albert import ALBERT
 from handler.errors import StartError
-from handler.jina import is_jina, jina_problem
+from handler.jina import JINA, is_jina, jina_problem
+from handler.mpnet import MPNET
 from handler.nomic_moe import NOMIC
+from handler.rotary import is_voyage
 from handler.t5 import T5S, t5_problem
 
 Json = dict[str, Any]
 
 ROBERTAS = {"roberta", "xlm-roberta", "camembert"}  # their positions begin behind the padding id
 ENCODERS = {"bert", ALBERT, *ROBERTAS}  # which one class of vLLM's computes
+VOYAGE = "voyage"
+OWN_ATTENTION = {MPNET, JINA, *T5S}  # of this server, which looks at the lengths of texts
 # Models of which no class of vLLM's knows where their positions begin.
 _STRANGERS = {"data2vec-text", "esm", "ibert", "longformer", "luke", "roberta-prelayernorm"}
 _STRANGERS |= {"xlm-roberta-xl", "xmod"}
@@ -42,6 +46,15 @@ _NOMIC_CHOICES = (
     *("rotary_scaling_factor", "prenorm", "parallel_block", "use_rms_norm", "causal"),
     *("moe_normalize_expert_weights", "expert_choice_router", "num_shared_experts"),
 )
+# What else of a family is not computed.
+_PROBLEMS = {JINA: jina_problem, **dict.fromkeys(T5S, t5_problem)}
+
+
+def family_of(config: Json) -> str:
+    """Return a model's type, or a name for one that config.json takes for another's."""
+    if is_jina(config):
+        return JINA
+    return VOYAGE if is_voyage(config) else str(config.get("model_type"))
 
 
 def check_family(config: Json) -> None:
@@ -50,19 +63,20 @@ def check_family(config: Json) -> None:
     Raises:
         StartError: with what vLLM lacks, and what to do.
     """
-    kind = config.get("model_type")
+    kind = family_of(config)
     positions = config.get("position_embedding_type") or "absolute"
     lacks = next((_LACKING[name] for name in (kind, *(config.get("architectures") or ())) if name in _LACKING), None)
-    if kind in ENCODERS and positions != "absolute" and not is_jina(config):
+    if kind in ENCODERS and positions == "rotary":
+        lacks = _ROTARY
+    elif kind in ENCODERS and positions != "absolute":
         lacks = (f"no {kind} with {positions} positions", "one with absolute positions")
-        lacks = _ROTARY if positions == "rotary" else lacks
     if lacks is not None:
         message = f"vLLM has {lacks[0]}; not served, take another model: {lacks[1]}"
         raise StartError(message)
     if kind in _STRANGERS:
         message = f"vLLM counts the positions of {kind} models from 0, but they begin behind the padding id; not served"
         raise StartError(message)
-    if problem := _problem(str(kind), config):
+    if problem := _problem(kind, config):
         message = f"config.json: {problem}; not served"
         raise StartError(message)
 
@@ -71,8 +85,8 @@ def _problem(kind: str, config: Json) -> str | None:
     """Say which choice in *config* vLLM passes over in silence, None where there is none."""
     if kind in ENCODERS and config.get("is_decoder"):
         return f"is_decoder, but vLLM's {kind} looks to both sides"
-    if kind in T5S or is_jina(config):
-        return t5_problem(config) if kind in T5S else jina_problem(config)
+    if kind in _PROBLEMS:
+        return _PROBLEMS[kind](config)
     padding = config.get("pad_token_id")
     if kind in ROBERTAS and padding is not None and padding in (config.get("bos_token_id"), config.get("eos_token_id")):
         return "pad_token_id is also the beginning's or the end's id, by which positions are counted in another way"

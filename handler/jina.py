@@ -59,6 +59,8 @@ def jina_problem(config: Json) -> str | None:
     kind = str((config.get("architectures") or [""])[0])
     if kind.endswith("ForSequenceClassification"):
         return f"{kind} scores pairs of texts and embeds none"
+    if config.get("is_decoder"):
+        return "is_decoder, but it looks to both sides"
     if (feed_forward := config.get("feed_forward_type")) != _FEED_FORWARD:
         return f"feed_forward_type={feed_forward}, of which only {_FEED_FORWARD} is computed here"
     return None
@@ -73,7 +75,7 @@ def jina_as_gte(config: Json) -> Json:
         "hidden_act": "gelu",
         COMPUTED_AS: JINA_CODE if is_jina_code(config) else JINA,
     }
-    return {name: value for name, value in config.items() if name != "auto_map"} | shown
+    return config | shown
 
 
 def weights_as_gte(weights: Iterable[tuple[str, Any]], *, kind: str) -> Iterator[tuple[str, Any]]:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from handler.errors import StartError
-from handler.jina import is_jina, is_jina_code
+from handler.families import OWN_ATTENTION, VOYAGE, family_of
+from handler.jina import is_jina_code
 from handler.model_patches import Patches, config_patch, length_patch
 from handler.module_list import read_json, read_modules
-from handler.mpnet import MPNET
-from handler.rotary import is_voyage
 from handler.t5 import T5S
 from handler.trust import check_inside, pickled
 from handler.weights import check_safetensors
@@ -38,7 +37,7 @@ _ENCODER_CONFIGS = tuple(
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 # Trained with Matryoshka loss, but their configs do not say so (sizes from their model cards).
-_MATRYOSHKA_FAMILIES: dict[str, tuple[int, ...]] = {"gemma3_text": (512, 256, 128), "voyage": (1024, 512, 256)}
+_MATRYOSHKA_FAMILIES: dict[str, tuple[int, ...]] = {"gemma3_text": (512, 256, 128), VOYAGE: (1024, 512, 256)}
 _QWEN3_EMBEDDING_MINIMUM = 32
 # In `tokenizer_args` of sentence-transformers: what changes no token.
 _HARMLESS_ARGS = {"use_fast", "trust_remote_code", "padding_side", "truncation_side", "model_max_length", "max_length"}
@@ -114,6 +113,7 @@ def _read_model_folder(
     tokenizer = _read_object(path / "tokenizer_config.json")
     _check_tokenizer(path, tokenizer, path / encoder_file, encoder)
     kinds = [kind for kind, _ in modules]
+    family = family_of(config)
     length = length_patch(config, encoder_file, encoder, tokenizer if modules else None)
     dense = _dense_sizes(path, modules, allow_pickled=allow_pickled)
     return ModelFolder(
@@ -122,12 +122,12 @@ def _read_model_folder(
         pooling=_pooling(path, modules),
         normalizes=not modules or "Normalize" in kinds,
         dense_layers=len(dense),
-        eager=config.get("model_type") in {MPNET, *T5S} or is_jina(config),
+        eager=family in OWN_ATTENTION,
         whole=is_jina_code(config),
         lower_case=bool(encoder.get("do_lower_case", False)),
         patches=config_patch(config, has_modules=bool(modules), dense_size=dense[-1] if dense else None) | length,
         vocab_size=config.get("vocab_size"),
-        dtype=None if config.get("model_type") in T5S else config.get("dtype") or config.get("torch_dtype"),
+        dtype=None if family in T5S else config.get("dtype") or config.get("torch_dtype"),
         prompts={name: text or "" for name, text in (prompts.get("prompts") or {}).items()},
         default_prompt_name=_default_prompt_name(path, prompts),
         matryoshka=_matryoshka(path, config, matryoshka),
@@ -238,7 +238,7 @@ def _check_dense_weights(folder: Path, *, has_bias: bool, allow_pickled: bool) -
 
 
 def _matryoshka(path: Path, config: dict[str, Any], override: Literal["any"] | tuple[int, ...] | None) -> Matryoshka:
-    family = "voyage" if is_voyage(config) else config.get("model_type")
+    family = family_of(config)
     trained = (path / "modules.json").is_file()  # a family's base model has none, its embedding model has
     if override is not None:
         return Matryoshka(minimum=1) if override == "any" else Matryoshka(sizes=override)
@@ -251,4 +251,4 @@ def _matryoshka(path: Path, config: dict[str, Any], override: Literal["any"] | t
         return Matryoshka(minimum=1)
     if family == "qwen3" and trained:
         return Matryoshka(minimum=_QWEN3_EMBEDDING_MINIMUM)
-    return Matryoshka(sizes=_MATRYOSHKA_FAMILIES.get(str(family), ()) if trained else ())
+    return Matryoshka(sizes=_MATRYOSHKA_FAMILIES.get(family, ()) if trained else ())

@@ -7,18 +7,11 @@ from typing import Any
 from handler.albert import ALBERT
 from handler.as_bert import DISTILBERT, MPNET_POSITION, albert_as_bert, distilbert_as_bert, mpnet_as_bert
 from handler.errors import StartError
-from handler.families import ENCODERS, ROBERTAS, check_family
-from handler.jina import is_jina, jina_as_gte
+from handler.families import ENCODERS, ROBERTAS, VOYAGE, check_family, family_of
+from handler.jina import JINA, jina_as_gte
 from handler.mpnet import MPNET
 from handler.nomic_moe import NOMIC
-from handler.rotary import (
-    LLAMA_BOTH_SIDES,
-    config_as_gte,
-    config_as_llama,
-    config_as_nomic,
-    config_as_voyage,
-    is_voyage,
-)
+from handler.rotary import LLAMA_BOTH_SIDES, config_as_gte, config_as_llama, config_as_nomic, config_as_voyage
 from handler.t5 import T5S, t5_as_llama
 
 Json = dict[str, Any]
@@ -43,6 +36,8 @@ _AS_OTHERS = {
     "new": config_as_gte,
     NOMIC: config_as_nomic,
     LLAMA_BOTH_SIDES: config_as_llama,
+    VOYAGE: config_as_voyage,
+    JINA: jina_as_gte,
     **dict.fromkeys(T5S, t5_as_llama),
 }
 
@@ -58,20 +53,18 @@ def config_patch(config: Json, *, has_modules: bool, dense_size: int | None = No
         StartError: a model that vLLM lacks something for, or would compute otherwise.
     """
     check_family(config)
-    kind = config.get("model_type")
+    family = family_of(config)
     patched = {**config}
-    if kind == ALBERT:
+    if family == ALBERT:
         patched = albert_as_bert(config, dense_size=dense_size)
-    elif is_jina(config):
-        patched = jina_as_gte(config)
-    elif kind in _AS_OTHERS:
-        patched = _AS_OTHERS[kind](config)
-    elif is_voyage(config):
-        patched = config_as_voyage(config)
+    elif family in _AS_OTHERS:
+        shown = _AS_OTHERS[family](config)
+        if shown is not config:  # then it needs no Python of its own
+            patched = {name: value for name, value in shown.items() if name != "auto_map"}
     elif classes := config.get("architectures"):
         known = _KNOWN_AS | (_TRAINED_FURTHER if has_modules else {})
         patched["architectures"] = [known.get(name, name) for name in classes]
-    if kind in ROBERTAS or (kind in ENCODERS and config.get("position_embedding_type", "") is None):
+    if family in ROBERTAS or (family in ENCODERS and "position_embedding_type" in config):  # where it may be null
         patched["position_embedding_type"] = config.get("position_embedding_type") or "absolute"
     return {"config.json": patched} if patched != config else {}
 

@@ -8,6 +8,7 @@ no class have other names, and parts of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,34 +28,33 @@ def without_head(weights: Weights, *, base: str, heads: tuple[str, ...]) -> Iter
     return ((name.removeprefix(base), tensor) for name, tensor in weights if not name.startswith(heads))
 
 
-# model type, or what the config says that it is computed as -> the class that config.json names for it, and what its
-# weights go through.
-_RENAMED: dict[str, tuple[str, Callable[[Weights], Weights]]] = {
-    DISTILBERT: ("BertModel", partial(weights_as_bert, family=DISTILBERT)),
-    MPNET: ("BertModel", partial(weights_as_bert, family=MPNET)),
-    ALBERT: ("BertModel", partial(weights_as_bert, family=ALBERT)),
-    JINA: ("GteModel", partial(weights_as_gte, kind=JINA)),
-    JINA_CODE: ("GteModel", partial(weights_as_gte, kind=JINA_CODE)),
-    T5: ("LlamaBidirectionalModel", weights_as_llama),
-    NOMIC: ("NomicBertModel", iter),
-    "bert": ("BertModel", partial(without_head, base="bert.", heads=("cls.",))),
-    "gte": ("GteModel", partial(without_head, base="new.", heads=("classifier.", "lm_head."))),
-}
-# The same -> what is done to that class once it is made, before its weights come.
-_CHANGED: dict[str, Callable[[Any], None]] = {
-    MPNET: attend_as_mpnet,
-    ALBERT: share_weights,
-    JINA: attend_by_distance,
-    JINA_CODE: attend_by_distance,
-    T5: compute_t5,
-    NOMIC: mix_experts_on_cpus,
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What is done to a model that config.json shows as another."""
+
+    as_class: str
+    rename: Callable[[Weights], Weights] = iter
+    change: Callable[[Any], None] = lambda _model: None  # once vLLM has made the class, before its weights come
+
+
+# model type, or what the config says that it is computed as.
+_SHOWN = {
+    DISTILBERT: _Shown("BertModel", partial(weights_as_bert, family=DISTILBERT)),
+    MPNET: _Shown("BertModel", partial(weights_as_bert, family=MPNET), attend_as_mpnet),
+    ALBERT: _Shown("BertModel", partial(weights_as_bert, family=ALBERT), share_weights),
+    JINA: _Shown("GteModel", partial(weights_as_gte, kind=JINA), attend_by_distance),
+    JINA_CODE: _Shown("GteModel", partial(weights_as_gte, kind=JINA_CODE), attend_by_distance),
+    T5: _Shown("LlamaBidirectionalModel", weights_as_llama, compute_t5),
+    NOMIC: _Shown("NomicBertModel", change=mix_experts_on_cpus),
+    "bert": _Shown("BertModel", partial(without_head, base="bert.", heads=("cls.",))),
+    "gte": _Shown("GteModel", partial(without_head, base="new.", heads=("classifier.", "lm_head."))),
 }
 
 
 def rename_weights(base_loader: Any) -> None:
     """Have the models that vLLM's module *base_loader* makes take the weights of those that are shown as others.
 
-    Some are changed first, and get weights that vLLM's class has not.
+    Some are changed first, and take weights that vLLM's class has not.
     """
     initialize = base_loader.initialize_model
 
@@ -62,12 +62,11 @@ def rename_weights(base_loader: Any) -> None:
         model = initialize(*args, **options)
         config = getattr(model, "config", None)
         kind = str(getattr(config, COMPUTED_AS, None) or getattr(config, "model_type", None))
-        shown_as, rename = _RENAMED.get(kind, (None, None))
-        if rename is not None and shown_as in (getattr(config, "architectures", None) or ()):
-            if kind in _CHANGED:
-                _CHANGED[kind](model)
+        shown = _SHOWN.get(kind)
+        if shown is not None and shown.as_class in (getattr(config, "architectures", None) or ()):
+            shown.change(model)
             load = model.load_weights
-            model.load_weights = lambda weights: load(rename(weights))
+            model.load_weights = lambda weights: load(shown.rename(weights))
         return model
 
     base_loader.initialize_model = initialize_model

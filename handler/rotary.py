@@ -53,16 +53,12 @@ def is_voyage(config: Json) -> bool:
 
 def config_as_voyage(config: Json) -> Json:
     """Name the class that looks to both sides and has a matrix behind its layers."""
-    return _without_code(config) | {"architectures": ["VoyageQwen3BidirectionalEmbedModel"]}
+    return config | {"architectures": ["VoyageQwen3BidirectionalEmbedModel"]}
 
 
 def config_as_llama(config: Json) -> Json:
     """Name Llama's type in a *config* of NVIDIA's, whose class vLLM has, and the default of its pooling."""
-    return {"pooling": "avg", **_without_code(config), "model_type": "llama"}
-
-
-def _without_code(config: Json) -> Json:
-    return {name: value for name, value in config.items() if name != "auto_map"}
+    return {"pooling": "avg", **config, "model_type": "llama"}
 
 
 def config_as_gte(config: Json) -> Json:
@@ -76,11 +72,10 @@ def config_as_gte(config: Json) -> Json:
     if classifies or (scaling and not by_ntk) or any(config.get(name, plain) != plain for name, plain in _GTE.items()):
         return config
     known: Json = {"model_type": "gte", "architectures": ["GteModel"], "position_embedding_type": "rope"}
-    said_otherwise = {"auto_map"}
-    if by_ntk:
-        known["rope_parameters"] = _scaled_by_ntk(config, float(scaling["factor"]))
-        said_otherwise |= {"rope_scaling", "rope_theta"}
-    return {name: value for name, value in config.items() if name not in said_otherwise} | known
+    if not by_ntk:
+        return config | known
+    known["rope_parameters"] = _scaled_by_ntk(config, float(scaling["factor"]))
+    return {name: value for name, value in config.items() if name not in {"rope_scaling", "rope_theta"}} | known
 
 
 def _scaled_by_ntk(config: Json, factor: float) -> Json:

@@ -7,7 +7,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from handler import biased_attention
-from handler.biased_attention import attend_with_bias, buckets, own_heads, without_rotation
+from handler.biased_attention import Bias, attend_with_bias, buckets, own_heads, without_rotation
 
 HEADS, WIDTH = 4, 8
 LENGTHS = [5, 1, 40, 5, 200, 0, 40, 0]
@@ -19,14 +19,20 @@ def of_places(rows: range, tokens: int, _device: Any) -> torch.Tensor:
     return torch.sin(across * torch.arange(1, HEADS + 1)[:, None, None])
 
 
+def layers_with(bias: Bias, *, count: int = 1, scaling: float = 1.0) -> list[Any]:
+    """Make what there is of so many of vLLM's layers, and have them add *bias*."""
+    layers = [
+        SimpleNamespace(attn=SimpleNamespace(impl=SimpleNamespace()), num_heads=HEADS, scaling=scaling)
+        for _ in range(count)
+    ]
+    attend_with_bias(layers, bias)
+    return layers
+
+
 def attended(states: torch.Tensor, starts: list[int], *, times: int = 1) -> Any:
     """Attend to texts that begin at *starts* in *states*, (3, tokens, heads, width), by the second of two layers."""
-    layers = [
-        SimpleNamespace(attn=SimpleNamespace(impl=SimpleNamespace()), num_heads=HEADS, scaling=WIDTH**-0.5)
-        for _ in range(2)
-    ]
-    attend_with_bias(layers, of_places)
-    forward = layers[1].attn.impl.forward
+    _, second = layers_with(of_places, count=2, scaling=WIDTH**-0.5)
+    forward = second.attn.impl.forward
     output = torch.zeros(states.shape[1:])
     assert forward(None, *states, None, None, output) is output
     assert not output.any()  # without metadata vLLM only warms up
@@ -66,12 +72,11 @@ def test_the_bias_of_short_texts_is_made_once() -> None:
         asked.append((len(rows), tokens))
         return of_places(rows, tokens, device)
 
-    layers = [SimpleNamespace(attn=SimpleNamespace(impl=SimpleNamespace()), num_heads=HEADS, scaling=1.0)]
-    attend_with_bias(layers, noted)
+    (layer,) = layers_with(noted)
     for tokens in (40, 40, 20, 41, 2200):
         states = torch.randn(3, tokens, HEADS, WIDTH)
         metadata = SimpleNamespace(query_start_loc=torch.tensor([0, tokens]))
-        layers[0].attn.impl.forward(None, *states, None, metadata, torch.zeros(states.shape[1:]))
+        layer.attn.impl.forward(None, *states, None, metadata, torch.zeros(states.shape[1:]))
     assert asked == [(40, 40), (41, 41), (1906, 2200), (294, 2200)]
 
 
@@ -85,23 +90,20 @@ def test_where_texts_lie_is_found_out_once_for_all_layers() -> None:
             self.read += 1
             return list(self)
 
-    layers = [SimpleNamespace(attn=SimpleNamespace(impl=SimpleNamespace()), num_heads=HEADS, scaling=1.0)] * 3
-    attend_with_bias(layers, of_places)
     states, places = torch.randn(3, 9, HEADS, WIDTH), Places([0, 9])
     metadata = SimpleNamespace(query_start_loc=places)
-    for layer in layers:
+    for layer in layers_with(of_places, count=3):
         layer.attn.impl.forward(None, *states, None, metadata, torch.zeros(9, HEADS, WIDTH))
     assert places.read == 1
 
 
 def test_a_bias_is_kept_as_the_states_are() -> None:
     """In half precision it takes half of the memory; torch mixes no kinds of numbers."""
-    layers = [SimpleNamespace(attn=SimpleNamespace(impl=SimpleNamespace()), num_heads=HEADS, scaling=1.0)]
-    attend_with_bias(layers, of_places)
+    (layer,) = layers_with(of_places)
     states = torch.randn(3, 9, HEADS, WIDTH).bfloat16()
     output = torch.zeros(9, HEADS, WIDTH).bfloat16()
     metadata = SimpleNamespace(query_start_loc=torch.tensor([0, 9]))
-    layers[0].attn.impl.forward(None, *states, None, metadata, output)
+    layer.attn.impl.forward(None, *states, None, metadata, output)
     assert output.isfinite().all()
     assert output.any()
 

@@ -54,28 +54,10 @@ def test_a_folder_without_modules_leaves_the_pooling_to_vllm(folders: Path, tmp_
     assert folder.normalizes
 
 
-def test_voyage_is_told_from_qwen3_by_its_code(folders: Path) -> None:
-    """That code is not run: vLLM has a class that looks to both sides and has the matrix behind."""
-    seen = read_model_folder(models.build("voyage-mean", folders)).patches["config.json"]
-    assert seen["architectures"] == ["VoyageQwen3BidirectionalEmbedModel"]
-    assert "auto_map" not in seen
-    assert seen["model_type"] == "qwen3"
-    assert "config.json" not in read_model_folder(models.build("qwen3-last", folders)).patches
-
-
 def test_models_with_an_attention_of_their_own_are_eager(folders: Path) -> None:
     """It looks at the lengths of texts."""
     names = ("mpnet-mean", "jina-mean", "jina-code", "t5-mean", "gte-cls", "voyage-mean", "bert-lower")
     assert [name for name in names if read_model_folder(models.build(name, folders)).eager] == list(names[:4])
-
-
-def test_no_type_of_number_is_kept_of_a_t5(folders: Path, tmp_path: Path) -> None:
-    """In float16, as some are published, it overflows: vLLM gets bfloat16 for GPUs, and CPUs compute in float32."""
-    folder = read_model_folder(
-        edited(folders, tmp_path, "t5-mean", config=lambda config: config | {"dtype": "float16"})
-    )
-    assert folder.dtype is None
-    assert folder.patches["config.json"]["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -123,19 +105,6 @@ def test_lengths_beyond_the_positions_are_corrected_for_vllm(
     )
 
 
-def test_robertas_positions_are_named_for_vllm(folders: Path, tmp_path: Path) -> None:
-    """Transformers 5 does not write the key any more and vLLM does not load without it; null says nothing."""
-
-    def without(config: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in config.items() if key != "position_embedding_type"}
-
-    folder = edited(folders, tmp_path, "xlm-roberta-cls", config=without)
-    assert read_model_folder(folder).patches["config.json"]["position_embedding_type"] == "absolute"
-    null = json.loads((folder / "config.json").read_text()) | {"position_embedding_type": None}
-    (folder / "config.json").write_text(json.dumps(null))
-    assert read_model_folder(folder).patches["config.json"]["position_embedding_type"] == "absolute"
-
-
 def test_a_length_that_only_the_tokenizer_says_counts(folders: Path, tmp_path: Path) -> None:
     """sentence-transformers 6 writes it there alone; a model without its modules is left to vLLM."""
     limits = {"sentence_bert_config": None, "tokenizer_config": lambda config: config | {"model_max_length": 12}}
@@ -143,34 +112,6 @@ def test_a_length_that_only_the_tokenizer_says_counts(folders: Path, tmp_path: P
     assert read_model_folder(folder).patches == {"sentence_bert_config.json": {"max_seq_length": 12}}
     (folder / "modules.json").unlink()
     assert read_model_folder(folder).patches == {}
-
-
-def test_a_class_that_vllm_has_not_gets_the_name_of_one_it_has(folders: Path, tmp_path: Path) -> None:
-    """The general class would count its positions from 0; where there is no other, the model is refused."""
-    folder = read_model_folder(models.build("camembert-mean", folders))
-    assert folder.architecture == "CamembertModel"
-    assert folder.patches["config.json"]["architectures"] == ["RobertaModel"]
-    strange = edited(folders, tmp_path, "bert-lower", config=lambda config: config | {"model_type": "luke"})
-    with pytest.raises(StartError, match="positions of luke models"):
-        read_model_folder(strange)
-
-
-@pytest.mark.parametrize(
-    ("name", "kept", "seen"),
-    [
-        ("bert-lower", "BertForMaskedLM", "BertModel"),
-        ("bert-lower", "BertForPreTraining", "BertModel"),
-        ("modernbert-mean", "ModernBertForMaskedLM", "ModernBertModel"),
-    ],
-)
-def test_an_embedding_model_may_have_kept_the_class_of_a_language_model(
-    name: str, kept: str, seen: str, folders: Path, tmp_path: Path
-) -> None:
-    """Without sentence-transformers modules it may be one for sparse vectors, as vLLM takes it."""
-    folder = edited(folders, tmp_path, name, config=lambda config: config | {"architectures": [kept]})
-    assert read_model_folder(folder).patches["config.json"]["architectures"] == [seen]
-    (folder / "modules.json").unlink()
-    assert "config.json" not in read_model_folder(folder).patches
 
 
 @pytest.mark.parametrize(
@@ -193,28 +134,6 @@ def test_a_family_that_vllm_lacks_something_for_is_refused_with_another_to_take(
     folder = edited(folders, tmp_path, "bert-lower", config=lambda config: config | {"model_type": family})
     with pytest.raises(StartError, match=said):
         read_model_folder(folder)
-
-
-@pytest.mark.parametrize(
-    ("name", "added", "size"), [("albert-mean", {}, 64), ("albert-dense", {"position_embedding_type": None}, 48)]
-)
-def test_alberts_vectors_are_as_wide_as_its_last_module(
-    name: str, added: dict[str, Any], size: int, folders: Path, tmp_path: Path
-) -> None:
-    """The words' width, which vLLM would take for it, has another name; positions that are null are absolute."""
-    folder = read_model_folder(edited(folders, tmp_path, name, config=lambda config: config | added))
-    seen = folder.patches["config.json"]
-    assert (seen["architectures"], seen["word_size"], seen["embedding_size"]) == (["BertModel"], 32, size)
-    assert seen.get("position_embedding_type", "absolute") == "absolute"
-
-
-def test_a_distilbert_is_shown_to_vllm_as_bert(folders: Path) -> None:
-    """Its own name stays where people read it, its type where its weights are loaded."""
-    folder = read_model_folder(models.build("distilbert-dense", folders))
-    assert folder.architecture == "DistilBertModel"
-    seen = folder.patches["config.json"]
-    assert (seen["architectures"], seen["model_type"]) == (["BertModel"], "distilbert")
-    assert (seen["hidden_act"], seen["intermediate_size"]) == ("relu", 96)
 
 
 @pytest.mark.parametrize(

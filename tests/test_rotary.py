@@ -5,12 +5,10 @@ import transformers as hf
 
 from handler.rotary import config_as_gte, config_as_llama, config_as_nomic, is_voyage
 
-CODE = {"auto_map": {"AutoModel": "org/repository--modeling.NewModel"}}
-
 
 def test_a_gte_made_for_its_own_code_is_shown_as_transformers_gte() -> None:
-    """Which needs no code; the rest stays."""
-    made = {"model_type": "new", "architectures": ["NewModel", "NewForTokenClassification"], "rope_theta": 20000} | CODE
+    """The rest stays."""
+    made = {"model_type": "new", "architectures": ["NewModel", "NewForTokenClassification"], "rope_theta": 20000}
     seen = config_as_gte(made | {"rope_scaling": None, "pack_qkv": True})
     kept = {"rope_theta": 20000, "rope_scaling": None, "pack_qkv": True}
     assert seen == {"model_type": "gte", "architectures": ["GteModel"], "position_embedding_type": "rope", **kept}
@@ -27,15 +25,17 @@ def test_a_gte_of_transformers_gets_the_kind_of_its_positions() -> None:
 
 def test_a_gte_whose_positions_are_scaled_as_published_is_shown_in_transformers_words() -> None:
     """By NTK's way the slowest pair of a head's numbers turns slower by the whole factor, the fastest hardly."""
-    made: dict[str, Any] = {"model_type": "new", "architectures": ["NewModel"], **CODE, "hidden_size": 64}
+    made: dict[str, Any] = {"model_type": "new", "architectures": ["NewModel"], "hidden_size": 64}
     made |= {"num_attention_heads": 2, "rope_theta": 500_000, "rope_scaling": {"type": "ntk", "factor": 8.0}}
     seen = config_as_gte(made)
-    assert seen.keys().isdisjoint({"rope_theta", "rope_scaling", "auto_map"})
+    assert seen.keys().isdisjoint({"rope_theta", "rope_scaling"})
     rope = seen["rope_parameters"]
     assert rope["rope_type"] == "linear"
     fastest, slowest = (rope["rope_theta"] ** (-pair / 32) / rope["factor"] for pair in (0, 30))
     assert slowest == pytest.approx(500_000 ** (-30 / 32) / 8)
     assert fastest == pytest.approx(8 ** (-2 / 32))
+    del made["rope_theta"]  # 10 000, then
+    assert config_as_gte(made)["rope_parameters"]["rope_theta"] == 80_000
 
 
 def test_a_gte_that_does_something_else_is_left_as_it_is() -> None:
@@ -46,10 +46,10 @@ def test_a_gte_that_does_something_else_is_left_as_it_is() -> None:
         {"logn_attention_scale": True},
         {"pack_qkv": False},
     ):
-        config = {"model_type": "new", "architectures": ["NewModel"], **CODE, **other}
-        assert config_as_gte(config) == config
+        config = {"model_type": "new", "architectures": ["NewModel"], **other}
+        assert config_as_gte(config) is config
     classifier = {"model_type": "new", "architectures": ["NewForSequenceClassification"]}
-    assert config_as_gte(classifier) == classifier
+    assert config_as_gte(classifier) is classifier
 
 
 def test_a_nomic_bert_made_for_its_own_code_keeps_the_base_of_its_positions() -> None:
@@ -84,7 +84,7 @@ def test_a_nomic_bert_that_says_nothing_of_its_size_has_that_of_transformers() -
 def test_a_llama_that_looks_to_both_sides_is_a_llama_to_transformers() -> None:
     """vLLM's class for it asks for a pooling, which a config may leave to the default of its code."""
     made = {"model_type": "llama_bidirec", "architectures": ["LlamaBidirectionalModel"], "hidden_size": 64}
-    assert config_as_llama({**made, **CODE}) == {**made, "model_type": "llama", "pooling": "avg"}
+    assert config_as_llama(made) == {**made, "model_type": "llama", "pooling": "avg"}
     assert config_as_llama({**made, "pooling": "last"})["pooling"] == "last"
 
 
